@@ -1,0 +1,1 @@
+"""DAMO-YOLO as real software."""

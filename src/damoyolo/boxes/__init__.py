@@ -1,0 +1,1 @@
+"""Geometry and decisions about boxes: no weights, no files."""

@@ -1,0 +1,108 @@
+"""What a run is told, as data: every field has a default, a range and a unit; nothing here imports torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from damoyolo.spec import Frozen
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class DataConfig(Frozen):
+    """How images are read and brought to the network's size."""
+
+    resize: Literal["stretch", "letterbox"] = "stretch"
+    """`stretch` ignores the aspect ratio, as the published models do; `letterbox` keeps it and pads."""
+    skip_bad: bool = False
+    """List unreadable images and wrong annotations and leave them out, instead of stopping before epoch 1."""
+    workers: NonNegativeInt = 1
+    """Processes that prepare batches; 0 prepares them in the training process."""
+    cache_mb: NonNegativeInt = 1024
+    """Memory for decoded images in each worker, in MiB."""
+
+
+class AugmentConfig(Frozen):
+    """Random changes to training images, all off in the last `no_augment_epochs` except the flips."""
+
+    mosaic: Probability = 1.0
+    """Chance that four images are combined into one."""
+    mosaic_size: PositiveInt | None = None
+    """Side in pixels of the square the mosaic is made at; default the larger side of `image_size`."""
+    mixup: Probability = 0.15
+    """Chance that a mosaic is blended with one more image."""
+    mixup_scale: tuple[PositiveFloat, PositiveFloat] = (0.5, 1.5)
+    """Range of the blended image's scale."""
+    degrees: NonNegativeFloat = 10.0
+    """Rotation in -degrees .. degrees."""
+    translate: Annotated[float, Field(ge=0, le=0.5)] = 0.2
+    """Shift in -translate .. translate of the image side."""
+    scale: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0)
+    """Range of the zoom."""
+    shear: NonNegativeFloat = 2.0
+    """Shear in -shear .. shear degrees, on each axis."""
+    flip: Probability = 0.5
+    """Chance of a mirror image left to right."""
+    flip_vertical: Probability = 0.0
+    """Chance of a mirror image top to bottom; for views without an up, such as a microscope's."""
+    hue: Probability = 0.0
+    """Largest change of hue, as a fraction of the colour circle."""
+    saturation: Probability = 0.0
+    """Largest relative change of saturation."""
+    value: Probability = 0.0
+    """Largest relative change of brightness."""
+
+
+class OptimConfig(Frozen):
+    """Optimizer, learning-rate schedule and weight averaging (paper section 4.1; reference recipes)."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    """`sgd` has Nesterov momentum; `adamw` is what the nano models are trained with."""
+    lr: PositiveFloat = 0.01
+    """Peak learning rate for 64 images per step; scaled linearly with the batch size."""
+    weight_decay: NonNegativeFloat = 5e-4
+    """For convolution weights; norms and biases are not decayed."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of `sgd`."""
+    warmup_epochs: NonNegativeFloat = 5
+    """Quadratic rise from zero."""
+    min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Where the cosine ends, as a share of the peak."""
+    clip_norm: PositiveFloat | None = None
+    """Largest L2 norm of the gradient; none by default."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9998
+    """Decay per step of the averaged weights, which are the ones evaluated and shipped."""
+    ema_warmup_steps: PositiveFloat = 2000
+    """Steps over which that decay is approached from zero."""
+
+
+class TrainConfig(Frozen):
+    """One training run."""
+
+    model: str = "Ns"
+    """A size (Ns Nm Nl T S M L), a spec file (.yaml), or weights to start from (.safetensors, .pth)."""
+    data: Path
+    """A folder with train.json, val.json and images/; a COCO folder; or a YAML file that names the paths."""
+    output: Path = Path("runs/train")
+    """Folder for weights, metrics and the resolved configuration."""
+    resume: bool = False
+    """Go on with the interrupted run in `output`."""
+    epochs: PositiveInt = 300
+    batch_size: PositiveInt = 32
+    image_size: Annotated[int, Field(ge=64, multiple_of=32)] | None = None
+    """Side of the network's square input in pixels, a multiple of 32; default the model's own."""
+    no_augment_epochs: NonNegativeInt = 16
+    """Last epochs, without mosaic, mixup and affine, at the lowest learning rate."""
+    evaluate_every: PositiveInt = 10
+    """Epochs between evaluations; always in the last `no_augment_epochs` and at the end."""
+    checkpoint_minutes: NonNegativeFloat = 10
+    """Longest time between two checkpoints; there is one after every epoch that is evaluated, too."""
+    seed: NonNegativeInt = 0
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
+    data_options: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    optim: OptimConfig = OptimConfig()

@@ -1,0 +1,19 @@
+"""The one exception that means *the user can mend this*."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Bad input: the message names file, field, value and remedy in one sentence.
+
+    The command line prints the message alone, without a traceback, and exits with code 2.
+    """
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the known name closest to `word`, or an empty string."""
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{match[0]}'?" if match else ""

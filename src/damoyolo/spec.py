@@ -1,0 +1,238 @@
+"""What to build, as data: `Structure` (a backbone) and `ModelSpec` (a whole detector).
+
+A zoo entry, a searched network and the description inside a checkpoint are the same YAML or JSON.
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+from damoyolo.errors import UserError, nearest
+
+STRIDES = (8, 16, 32)
+"""Strides of the three feature maps every backbone yields and every head reads."""
+
+Activation = Literal["relu", "silu"]
+
+
+def _odd(kernel: int) -> int:
+    if kernel % 2 == 0:
+        raise ValueError(f"kernel {kernel} is even; take an odd one")
+    return kernel
+
+
+OddKernel = Annotated[int, Field(ge=1, le=15), AfterValidator(_odd)]
+
+
+class Frozen(BaseModel):
+    """A value object: immutable, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Stem(Frozen):
+    """First layer: `focus` (space to depth, then a convolution) or a plain stride-2 `conv`."""
+
+    type: Literal["focus", "conv"]
+    out: PositiveInt
+    kernel: OddKernel = 3
+
+
+class Block(Frozen):
+    """One super block of the search space: `layers` equal residual layers, the first with `stride`.
+
+    `k1kx`, `kxkx` and `k1kxk1` are dense (1x1 then kxk, kxk then kxk, 1x1 kxk 1x1) and need `bottleneck`;
+    `inverted` is the depthwise inverted residual of the nano models and needs `expansion`.
+    """
+
+    type: Literal["k1kx", "kxkx", "k1kxk1", "inverted"]
+    out: PositiveInt
+    stride: Literal[1, 2]
+    layers: PositiveInt
+    kernel: OddKernel = 3
+    bottleneck: PositiveInt | None = None
+    expansion: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _width_is_given(self) -> Self:
+        needed, other = ("expansion", "bottleneck") if self.type == "inverted" else ("bottleneck", "expansion")
+        if getattr(self, needed) is None:
+            raise ValueError(f"a block of type '{self.type}' needs '{needed}'")
+        if getattr(self, other) is not None:
+            raise ValueError(f"a block of type '{self.type}' takes no '{other}'")
+        return self
+
+
+class Structure(Frozen):
+    """A backbone: what MAE-NAS searches and what the detector is built from.
+
+    `kind` says how the blocks are wired: `res` stacks dense residual blocks, `csp` wraps each stage in a
+    cross-stage-partial pair of branches, `mob` stacks inverted residuals.
+    """
+
+    kind: Literal["res", "csp", "mob"]
+    stem: Stem
+    blocks: tuple[Block, ...] = Field(min_length=4)
+    activation: Activation
+    rep: bool = Field(default=False, description="the kxk convolution of a dense block is a RepConv")
+    spp: bool = True
+    spp_activation: Activation = "silu"
+    wrap_activation: Activation = Field(default="relu", description="of the csp branches' own convolutions")
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> Self:
+        strides = [block.stride for block in self.blocks]
+        if strides.count(2) != 4 or strides[0] != 2:
+            raise ValueError(
+                f"blocks have strides {strides}; the first must be 2 and exactly four in all, "
+                "so that the last maps have strides 8, 16 and 32"
+            )
+        for number, block in enumerate(self.blocks):
+            if (block.type == "inverted") != (self.kind == "mob"):
+                raise ValueError(f"blocks.{number}.type '{block.type}' does not fit kind '{self.kind}'")
+            if self.kind == "csp" and (block.out % 2 or block.type == "k1kxk1"):
+                raise ValueError(f"blocks.{number}: a csp stage needs an even 'out' and two-convolution blocks")
+        return self
+
+    @property
+    def stages(self) -> tuple[tuple[Block, ...], ...]:
+        """The blocks grouped by resolution: strides 4, 8, 16, 32."""
+        groups: list[list[Block]] = []
+        for block in self.blocks:
+            if block.stride == 2:
+                groups.append([])
+            groups[-1].append(block)
+        return tuple(map(tuple, groups))
+
+    @property
+    def out_channels(self) -> tuple[int, int, int]:
+        """Channels of C3, C4, C5 (strides 8, 16, 32)."""
+        _, c3, c4, c5 = (stage[-1].out for stage in self.stages)
+        return c3, c4, c5
+
+
+class NeckSpec(Frozen):
+    """RepGFPN (paper section 3.2): channels of P3 P4 P5, blocks per fusion, and their inner width."""
+
+    out: tuple[PositiveInt, PositiveInt, PositiveInt]
+    depth: PositiveInt = Field(description="blocks in each fusion stage")
+    activation: Activation
+    hidden_ratio: float = Field(default=1.0, gt=0, le=4)
+    depthwise: bool = False
+
+
+class HeadSpec(Frozen):
+    """ZeroHead (paper section 3.3): one projection per task and scale."""
+
+    bins: int = Field(ge=2, le=64, description="values a box side is distributed over, 0..bins-1 strides")
+    kernel: OddKernel = 3
+
+
+class Published(Frozen):
+    """What the authors report for these weights; AP on COCO val2017."""
+
+    ap: float
+    ap_distilled: float | None = None
+    teacher: str | None = None
+    params_m: float
+    gflops: float
+    latency_ms: float
+    latency_on: str
+    source: str
+
+
+class ModelSpec(Frozen):
+    """A whole detector as data."""
+
+    name: str
+    structure: Structure
+    neck: NeckSpec
+    head: HeadSpec
+    image_size: PositiveInt = Field(multiple_of=32, description="default square input, pixels")
+    score_threshold: float = Field(default=0.05, ge=0, le=1, description="lowest score kept for evaluation")
+    nms_iou: float = Field(default=0.7, gt=0, le=1)
+    published: Published | None = None
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """Read a YAML or JSON file; `UserError` names file, field, value and remedy."""
+        return parse(cls, read_yaml(path), where=str(path))
+
+    def to_yaml(self) -> str:
+        """The text that `read` reads back to an equal spec."""
+        return yaml.safe_dump(self.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
+
+
+class ModelCard(Frozen):
+    """Everything a user of trained weights must know; it travels inside the weights file.
+
+    `image_size` is (height, width) in pixels; `lineage` tells how the weights came to be.
+    """
+
+    spec: ModelSpec
+    class_names: tuple[str, ...] = Field(min_length=1)
+    image_size: tuple[PositiveInt, PositiveInt]
+    resize: Literal["stretch", "letterbox"] = "stretch"
+    lineage: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _fits_the_strides(self) -> Self:
+        if any(side % STRIDES[-1] for side in self.image_size):
+            raise ValueError(f"image_size {self.image_size} must be multiples of {STRIDES[-1]}")
+        return self
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML or JSON file."""
+    try:
+        value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: holds a {type(value).__name__}, expected a mapping of fields")
+    return value
+
+
+def parse(model: type[Model], value: Any, where: str) -> Model:
+    """Validate `value` as `model`; the first mistake becomes a `UserError` that names it and the nearest field."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            known = _fields_at(model, first["loc"][:-1])
+            hint = nearest(str(first["loc"][-1]), known) or f"; known fields: {', '.join(sorted(known))}"
+            raise UserError(f"{where}: unknown field '{path}'{hint}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        given = "" if first["type"] == "missing" else f" (got {str(first['input'])[:80]!r})"
+        raise UserError(f"{where}: {path or model.__name__}: {message}{given}") from None
+
+
+def _fields_at(model: Any, location: tuple[int | str, ...]) -> set[str]:
+    """Names of the fields of the model nested at `location`."""
+    for part in location:
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(part)
+        if field is None:
+            break
+        model = next((m for m in _models_in(field.annotation)), model)
+    return set(model.model_fields)
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The pydantic models mentioned in a type annotation, outermost first."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in getattr(annotation, "__args__", ()) for found in _models_in(part)]
