@@ -1,0 +1,30 @@
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := $(BIN)/python -m
+
+.PHONY: demo test test-fast check format clean
+
+demo: .venv/ready
+	$(BIN)/damoyolo demo
+
+test: .venv/ready
+	$(RUN) pytest -q -n 2 -m "not slow" --jaxtyping-packages=damoyolo,beartype.beartype
+	$(RUN) pytest -q -m slow -n 2
+
+check: .venv/ready
+	$(RUN) ruff format --check src tests benchmarks
+	$(RUN) ruff check src tests benchmarks
+	$(RUN) mypy
+	$(BIN)/lint-imports
+
+format: .venv/ready
+	$(RUN) ruff format src tests benchmarks
+	$(RUN) ruff check --fix src tests benchmarks
+
+.venv/ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(RUN) pip install -q -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv runs demo
