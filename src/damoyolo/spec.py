@@ -7,10 +7,18 @@ Nothing here imports torch.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from damoyolo.errors import UserError, nearest
 
@@ -59,8 +67,10 @@ class Block(Frozen):
     expansion: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
-    def _width_is_given(self) -> Self:
-        needed, other = ("expansion", "bottleneck") if self.type == "inverted" else ("bottleneck", "expansion")
+    def _width_is_given(self) -> Block:
+        needed, other = (
+            ("expansion", "bottleneck") if self.type == "inverted" else ("bottleneck", "expansion")
+        )
         if getattr(self, needed) is None:
             raise ValueError(f"a block of type '{self.type}' needs '{needed}'")
         if getattr(self, other) is not None:
@@ -85,7 +95,7 @@ class Structure(Frozen):
     wrap_activation: Activation = Field(default="relu", description="of the csp branches' own convolutions")
 
     @model_validator(mode="after")
-    def _can_be_built(self) -> Self:
+    def _can_be_built(self) -> Structure:
         strides = [block.stride for block in self.blocks]
         if strides.count(2) != 4 or strides[0] != 2:
             raise ValueError(
@@ -96,7 +106,9 @@ class Structure(Frozen):
             if (block.type == "inverted") != (self.kind == "mob"):
                 raise ValueError(f"blocks.{number}.type '{block.type}' does not fit kind '{self.kind}'")
             if self.kind == "csp" and (block.out % 2 or block.type == "k1kxk1"):
-                raise ValueError(f"blocks.{number}: a csp stage needs an even 'out' and two-convolution blocks")
+                raise ValueError(
+                    f"blocks.{number}: a csp stage needs an even 'out' and two-convolution blocks"
+                )
         return self
 
     @property
@@ -159,7 +171,7 @@ class ModelSpec(Frozen):
     published: Published | None = None
 
     @classmethod
-    def read(cls, path: str | Path) -> Self:
+    def read(cls, path: str | Path) -> ModelSpec:
         """Read a YAML or JSON file; `UserError` names file, field, value and remedy."""
         return parse(cls, read_yaml(path), where=str(path))
 
@@ -181,7 +193,7 @@ class ModelCard(Frozen):
     lineage: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _fits_the_strides(self) -> Self:
+    def _fits_the_strides(self) -> ModelCard:
         if any(side % STRIDES[-1] for side in self.image_size):
             raise ValueError(f"image_size {self.image_size} must be multiples of {STRIDES[-1]}")
         return self

@@ -36,7 +36,9 @@ class Pyramid:
         for (rows, columns), stride in zip(self.sizes, self.strides, strict=True):
             y = torch.arange(rows, device=device, dtype=torch.float32) * stride
             x = torch.arange(columns, device=device, dtype=torch.float32) * stride
-            levels.append(torch.stack([x.expand(rows, -1), y[:, None].expand(-1, columns)], dim=-1).view(-1, 2))
+            levels.append(
+                torch.stack([x.expand(rows, -1), y[:, None].expand(-1, columns)], dim=-1).view(-1, 2)
+            )
         return torch.cat(levels)
 
     def point_strides(self, device: torch.device | str = "cpu") -> Float[Tensor, " p"]:

@@ -42,7 +42,9 @@ def build_backbone(structure: Structure) -> Backbone:
     """The network a `Structure` describes, freshly initialised (paper section 3.1)."""
     if structure.kind == "csp":
         return Backbone(_stem(structure.stem, structure), _csp_stages(structure), taps=(1, 2, 3))
-    backbone = Backbone(_stem(structure.stem, structure), _plain_stages(structure), taps=_plain_taps(structure))
+    backbone = Backbone(
+        _stem(structure.stem, structure), _plain_stages(structure), taps=_plain_taps(structure)
+    )
     if structure.kind == "mob":
         init_inverted_backbone(backbone)
     return backbone

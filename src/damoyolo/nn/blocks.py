@@ -60,7 +60,12 @@ class RepConv(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, act: Activation = "identity"
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int = 3,
+        stride: int = 1,
+        act: Activation = "identity",
     ) -> None:
         super().__init__()
         self.dense = ConvNorm(in_channels, out_channels, kernel, stride)

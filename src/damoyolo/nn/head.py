@@ -27,7 +27,9 @@ class ZeroHead(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes, self.bins, self.strides = num_classes, bins, strides
-        self.classify = nn.ModuleList(nn.Conv2d(c, num_classes, kernel, padding=kernel // 2) for c in in_channels)
+        self.classify = nn.ModuleList(
+            nn.Conv2d(c, num_classes, kernel, padding=kernel // 2) for c in in_channels
+        )
         self.regress = nn.ModuleList(nn.Conv2d(c, 4 * bins, kernel, padding=kernel // 2) for c in in_channels)
         self.scales = nn.ParameterList(nn.Parameter(torch.tensor(1.0)) for _ in in_channels)
         for classify, regress in zip(self.classify, self.regress, strict=True):

@@ -39,7 +39,11 @@ class RepGFPN(nn.Module):
             return Fusion(inputs, outputs, depth, act, hidden_ratio, depthwise)
 
         def downsample(channels: int) -> nn.Module:
-            return DepthwiseDownsample(channels, act) if depthwise else ConvNorm(channels, channels, 3, 2, act=act)
+            return (
+                DepthwiseDownsample(channels, act)
+                if depthwise
+                else ConvNorm(channels, channels, 3, 2, act=act)
+            )
 
         self.up = nn.Upsample(scale_factor=2, mode="nearest")
         self.down_c4 = downsample(c4)
@@ -86,7 +90,7 @@ class Fusion(nn.Module):
         self.bypass = ConvNorm(in_channels, bypass, act=act)
         self.enter = ConvNorm(in_channels, width, act=act)
         self.layers = nn.ModuleList(
-            InvertedLayer(width, width, expansion=3, kernel=5, stride=1, act=act)
+            InvertedLayer(width, width, expansion=3.0, kernel=5, stride=1, act=act)
             if depthwise
             else FusionLayer(width, int(width * hidden_ratio), act)
             for _ in range(depth)

@@ -95,7 +95,7 @@ class InvertedLayer(nn.Module):
         self, in_channels: int, out_channels: int, expansion: float, kernel: int, stride: int, act: Activation
     ) -> None:
         super().__init__()
-        hidden = multiple_of_8(math.ceil(out_channels * expansion))
+        hidden = multiple_of_8(out_channels * expansion)
         self.expand = ConvNorm(in_channels, hidden, act=act)
         self.depthwise = ConvNorm(hidden, hidden, kernel, stride, groups=hidden, act=act)
         self.project = ConvNorm(hidden, out_channels)
@@ -140,6 +140,7 @@ class CspStage(nn.Module):
 
 
 def multiple_of_8(width: float) -> int:
-    """The multiple of 8 nearest to `width`, at least 8 and not under 90 % of it."""
-    rounded = max(8, int(width + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * width else rounded
+    """The multiple of 8 nearest to `width` rounded up, at least 8 and not under 90 % of it."""
+    whole = math.ceil(width)
+    rounded = max(8, (whole + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * whole else rounded
