@@ -12,19 +12,6 @@ from damoyolo.spec import Frozen
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
-class DataConfig(Frozen):
-    """How images are read and brought to the network's size."""
-
-    resize: Literal["stretch", "letterbox"] = "stretch"
-    """`stretch` ignores the aspect ratio, as the published models do; `letterbox` keeps it and pads."""
-    skip_bad: bool = False
-    """List unreadable images and wrong annotations and leave them out, instead of stopping before epoch 1."""
-    workers: NonNegativeInt = 1
-    """Processes that prepare batches; 0 prepares them in the training process."""
-    cache_mb: NonNegativeInt = 1024
-    """Memory for decoded images in each worker, in MiB."""
-
-
 class AugmentConfig(Frozen):
     """Random changes to training images, all off in the last `no_augment_epochs` except the flips."""
 
@@ -88,8 +75,6 @@ class TrainConfig(Frozen):
     """A folder with train.json, val.json and images/; a COCO folder; or a YAML file that names the paths."""
     output: Path = Path("runs/train")
     """Folder for weights, metrics and the resolved configuration."""
-    resume: bool = False
-    """Go on with the interrupted run in `output`."""
     epochs: PositiveInt = 300
     batch_size: PositiveInt = 32
     image_size: Annotated[int, Field(ge=64, multiple_of=32)] | None = None
@@ -97,12 +82,19 @@ class TrainConfig(Frozen):
     no_augment_epochs: NonNegativeInt = 16
     """Last epochs, without mosaic, mixup and affine, at the lowest learning rate."""
     evaluate_every: PositiveInt = 10
-    """Epochs between evaluations; always in the last `no_augment_epochs` and at the end."""
+    """Epochs between evaluations on the validation images; there is one at the end, too."""
     checkpoint_minutes: NonNegativeFloat = 10
     """Longest time between two checkpoints; there is one after every epoch that is evaluated, too."""
     seed: NonNegativeInt = 0
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
-    data_options: DataConfig = DataConfig()
+    resize: Literal["stretch", "letterbox"] = "stretch"
+    """`stretch` ignores the aspect ratio, as the published models do; `letterbox` keeps it and pads."""
+    skip_bad: bool = False
+    """List unreadable images and wrong annotations and leave them out, instead of stopping before epoch 1."""
+    workers: NonNegativeInt = 1
+    """Processes that prepare batches; 0 prepares them in the training process."""
+    cache_mb: NonNegativeInt = 1024
+    """Memory for decoded images in each worker, in MiB."""
     augment: AugmentConfig = AugmentConfig()
     optim: OptimConfig = OptimConfig()

@@ -38,7 +38,12 @@ class Detections:
     def to_records(self) -> list[dict[str, Any]]:
         """One JSON-ready dictionary per box; the box as [x1, y1, x2, y2] in pixels."""
         return [
-            {"label": int(label), "name": name, "score": round(float(score), 6), "box": np.round(box, 3).tolist()}
+            {
+                "label": int(label),
+                "name": name,
+                "score": round(float(score), 6),
+                "box": np.round(box, 3).tolist(),
+            }
             for box, score, label, name in zip(
                 self.boxes.astype(float), self.scores, self.labels, self.names, strict=True
             )

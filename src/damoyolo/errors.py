@@ -1,4 +1,4 @@
-"""The one exception that means *the user can mend this*."""
+"""The two ways a command fails that deserve a sentence instead of a traceback."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ class UserError(Exception):
 
     The command line prints the message alone, without a traceback, and exits with code 2.
     """
+
+
+class RunError(Exception):
+    """A run that was set up rightly and failed on its way; the command line exits with code 1."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

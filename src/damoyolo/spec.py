@@ -233,13 +233,9 @@ def parse(model: type[Model], value: Any, where: str) -> Model:
 
 def _fields_at(model: Any, location: tuple[int | str, ...]) -> set[str]:
     """Names of the fields of the model nested at `location`."""
-    for part in location:
-        if isinstance(part, int):
-            continue
-        field = model.model_fields.get(part)
-        if field is None:
-            break
-        model = next((m for m in _models_in(field.annotation)), model)
+    for part in location:  # positions in lists and keys of mappings are no fields
+        if field := model.model_fields.get(str(part)):
+            model = next(iter(_models_in(field.annotation)), model)
     return set(model.model_fields)
 
 

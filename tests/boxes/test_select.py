@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import GOLDEN, golden
 from damoyolo.boxes import select as module
 from damoyolo.boxes.geometry import box_iou
 from damoyolo.boxes.points import Pyramid

@@ -1,1 +1,64 @@
-"""x"""
+"""The command line: every verb is a thin shell over one library function.
+
+A verb's module is imported when the verb is called, and torch when it runs, so that help is quick.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from damoyolo.errors import UserError
+
+VERBS = {
+    "models": "List the model suite with its published facts.",
+    "predict": "Detect things in images and draw them.",
+    "evaluate": "Compute the COCO numbers of a model, or of any detector's results.",
+    "train": "Train a detector on your data.",
+    "convert": "Turn a checkpoint of the original DAMO-YOLO into one file of ours.",
+    "demo": "Train, evaluate and detect on a small data set drawn on the spot.",
+}
+
+
+def build_app() -> App:
+    """The verbs, none of them imported yet."""
+    app = App(
+        name="damoyolo",
+        help="Train, evaluate and use DAMO-YOLO object detectors.",
+        version=lambda: importlib.metadata.version("damoyolo"),
+        suppress_keyboard_interrupt=False,
+    )
+    for verb, summary in VERBS.items():
+        app.command(f"damoyolo.cli.{verb}:{verb}", name=verb, help=summary)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; the exit code is 0 if it worked, 1 if the run failed, 2 for a mistake of the user's."""
+    try:
+        code = build_app()(
+            sys.argv[1:] if arguments is None else arguments,
+            exit_on_error=False,
+            print_error=False,
+            result_action="return_value",
+        )
+        sys.stdout.flush()
+    except (UserError, CycloptsError) as error:
+        return _failed(error, 2)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough; rich ends the same way
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:  # such as a full disk
+        return _failed(error, 1)
+    return code or 0
+
+
+def _failed(error: Exception, code: int) -> int:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return code

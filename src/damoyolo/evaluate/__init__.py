@@ -1,1 +1,1 @@
-"""x"""
+"""How good a detector is."""

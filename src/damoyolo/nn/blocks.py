@@ -11,15 +11,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from damoyolo.nn.depthwise import DepthwiseConv2d
+
 Activation = Literal["relu", "silu", "identity"]
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "identity": nn.Identity}
 
 
 def activation(name: Activation) -> nn.Module:
-    """A new activation module; in place where the operation allows it."""
-    kind = _ACTIVATIONS[name]
-    return kind() if name == "identity" else kind(inplace=True)
+    """A new activation module; only ReLU works in place, because SiLU's gradient needs its input."""
+    return nn.ReLU(inplace=True) if name == "relu" else _ACTIVATIONS[name]()
 
 
 def norm(channels: int) -> nn.BatchNorm2d:
@@ -28,7 +29,10 @@ def norm(channels: int) -> nn.BatchNorm2d:
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, 'same' padding, batch normalisation, then an optional activation."""
+    """Convolution without bias, 'same' padding, batch normalisation, then an optional activation.
+
+    A `depthwise` one filters each channel alone and keeps their number.
+    """
 
     def __init__(
         self,
@@ -36,12 +40,14 @@ class ConvNorm(nn.Module):
         out_channels: int,
         kernel: int = 1,
         stride: int = 1,
-        groups: int = 1,
+        depthwise: bool = False,
         act: Activation = "identity",
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False
+        self.conv: nn.Conv2d = (
+            DepthwiseConv2d(in_channels, kernel, stride)
+            if depthwise
+            else nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
         )
         self.norm = norm(out_channels)
         self.act = activation(act)

@@ -128,7 +128,7 @@ class DepthwiseDownsample(nn.Module):
 
     def __init__(self, channels: int, act: Activation) -> None:
         super().__init__()
-        self.depthwise = ConvNorm(channels, channels, 3, 2, groups=channels, act=act)
+        self.depthwise = ConvNorm(channels, channels, 3, 2, depthwise=True, act=act)
         self.pointwise = ConvNorm(channels, channels, act=act)
         init_depthwise_downsample(self)
 

@@ -97,7 +97,7 @@ class InvertedLayer(nn.Module):
         super().__init__()
         hidden = multiple_of_8(out_channels * expansion)
         self.expand = ConvNorm(in_channels, hidden, act=act)
-        self.depthwise = ConvNorm(hidden, hidden, kernel, stride, groups=hidden, act=act)
+        self.depthwise = ConvNorm(hidden, hidden, kernel, stride, depthwise=True, act=act)
         self.project = ConvNorm(hidden, out_channels)
         self.has_shortcut = stride == 1 and in_channels == out_channels
 

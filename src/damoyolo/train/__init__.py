@@ -1,1 +1,1 @@
-"""x"""
+"""The training loop and what it needs: optimizer, schedule, averaged weights, checkpoints, report."""

@@ -1,0 +1,122 @@
+"""The one place that turns names, paths and options into objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from damoyolo.data.dataset import check_images
+from damoyolo.data.formats import read_coco
+from damoyolo.errors import UserError, nearest
+from damoyolo.evaluate import coco
+from damoyolo.nn.detector import Detector, fuse
+from damoyolo.predict import detect
+from damoyolo.spec import STRIDES
+from damoyolo.zoo import SIZES
+from damoyolo.zoo.mirrors import find_weights
+from damoyolo.zoo.weights import load_any, load_reference, load_weights, save_weights
+
+
+def load(model: str | Path) -> Detector:
+    """The trained detector, in eval mode on the CPU, of a size (Ns Nm Nl T S M L) or in a weights file.
+
+    A size gives the published weights, from the cache folder or a mirror; a file is one of ours
+    (.safetensors) or a checkpoint of the reference (.pth).
+    """
+    name = str(model)
+    if name.lower() in map(str.lower, SIZES):
+        return load_weights(find_weights(name))
+    path = Path(model)
+    if not path.exists() and not path.suffix:
+        hint = nearest(name, SIZES) or f"; the sizes are {' '.join(SIZES)}"
+        raise UserError(f"'{name}' is neither a model size nor a weights file{hint}")
+    return load_any(path)
+
+
+def prepare(model: Detector, *, device: str = "auto", image_size: int | None = None) -> Detector:
+    """A copy for inference: RepConv fused, on the device, with a square input of `image_size` if given."""
+    prepared = fuse(model)
+    if image_size is not None:
+        prepared.card = model.card.model_copy(update={"image_size": _square(image_size)})
+    return prepared.to(choose_device(device), memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def evaluate(
+    model: Detector,
+    data: str | Path,
+    split: str = "val",
+    *,
+    batch_size: int = 8,
+    device: str = "auto",
+    image_size: int | None = None,
+    skip_bad: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> coco.Report:
+    """The COCO numbers of a detector on one split of a data set; classes are matched by name.
+
+    Args:
+        model: any detector; a copy of it is fused and moved.
+        data: a folder with train.json, val.json and images/; a COCO folder; or a YAML file with the paths.
+        split: which annotations to compare with.
+        batch_size: images detected at once.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+        image_size: side of the network's square input in pixels, a multiple of 32; default the model's own.
+        skip_bad: leave bad images and annotations out instead of stopping.
+        progress: called with the numbers of images done and in all.
+    """
+    prepared = prepare(model, device=device, image_size=image_size)
+    dataset = read_coco(Path(data), split, class_names=model.card.class_names, skip_bad=skip_bad)
+    if skip_bad:
+        dataset = check_images(dataset, skip_bad=True)
+    total = len(dataset)
+    return coco.evaluate(
+        partial(detect, prepared, score=model.card.spec.score_threshold),
+        dataset,
+        batch_size,
+        progress=(lambda done: progress(done, total)) if progress else None,
+    )
+
+
+def convert(
+    source: str | Path,
+    output: str | Path,
+    class_names: Sequence[str] | None = None,
+    legacy_background: bool | None = None,
+) -> Detector:
+    """Write a checkpoint of the reference as weights of ours; see `zoo.weights.load_reference`."""
+    if Path(output).suffix != ".safetensors":
+        raise UserError(
+            f"{output}: the output is written as safetensors; give it a name ending in .safetensors"
+        )
+    detector = load_reference(source, class_names, legacy_background)
+    save_weights(detector, output)
+    return detector
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name, or with `auto` the best there is."""
+    if name == "auto":
+        available = (
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
+        return torch.device(available)
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"device '{name}' cannot be used ({reason}); take auto, cpu, cuda, cuda:1 or mps"
+        ) from error
+    return device
+
+
+def _square(side: int) -> tuple[int, int]:
+    step = STRIDES[-1]
+    if side < step or side % step:
+        nearest_side = max(step, round(side / step) * step)
+        raise UserError(f"image_size {side} must be a multiple of {step} pixels; take {nearest_side}")
+    return side, side

@@ -1,0 +1,107 @@
+"""`damoyolo evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from damoyolo.errors import UserError
+
+if TYPE_CHECKING:
+    from damoyolo.evaluate.coco import Report
+
+Flag = Annotated[bool, Parameter(negative="")]
+
+
+def evaluate(
+    data: Path | None = None,
+    /,
+    *,
+    weights: str | None = None,
+    split: str = "val",
+    image_size: int | None = None,
+    batch_size: Annotated[int, Parameter(validator=Number(gte=1))] = 8,
+    device: str = "auto",
+    skip_bad: Flag = False,
+    annotations: Path | None = None,
+    detections: Path | None = None,
+    class_agnostic: Flag = False,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> None:
+    """Compute the COCO numbers of a model on DATA, or of any detector's results.
+
+    Parameters
+    ----------
+    data
+        A folder with train.json, val.json and images/; a COCO folder; or a YAML file with the paths.
+    weights
+        A model size (Ns Nm Nl T S M L) or a weights file (.safetensors, .pth).
+    split
+        Which part of DATA: train, val or test.
+    image_size
+        Side of the network's square input in pixels, a multiple of 32; default the model's own.
+    batch_size
+        Images detected at once.
+    device
+        auto, cpu, cuda, cuda:1 or mps.
+    skip_bad
+        Leave bad images and annotations out instead of stopping.
+    annotations
+        Instead of DATA and --weights: a COCO annotation file ...
+    detections
+        ... and a COCO results file of any detector.
+    class_agnostic
+        With --annotations and --detections: only places count, not classes.
+    as_json
+        Print JSON instead of tables.
+    """
+    if annotations and detections and not (data or weights):
+        from damoyolo.evaluate.coco import evaluate_records
+
+        report = evaluate_records(annotations, detections, class_agnostic)
+    elif data and weights and not (annotations or detections or class_agnostic):
+        report = _evaluate_model(weights, data, split, image_size, batch_size, device, skip_bad)
+    else:
+        raise UserError(
+            "give either DATA and --weights, or --annotations and --detections (--class-agnostic)"
+        )
+    if as_json:
+        print(report.to_json())
+    else:
+        import rich
+
+        rich.print(report.table())
+
+
+def _evaluate_model(
+    weights: str,
+    data: Path,
+    split: str,
+    image_size: int | None,
+    batch_size: int,
+    device: str,
+    skip_bad: bool,
+) -> Report:
+    """`assemble.evaluate` with a progress bar on stderr."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from damoyolo import assemble
+
+    model = assemble.load(weights)
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("evaluate", total=None)
+        return assemble.evaluate(
+            model,
+            data,
+            split,
+            image_size=image_size,
+            batch_size=batch_size,
+            device=device,
+            skip_bad=skip_bad,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )

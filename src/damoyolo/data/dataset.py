@@ -1,0 +1,121 @@
+"""What a data set is once its annotations have been read: records, classes, and what was left out."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from damoyolo.data.images import check_image
+from damoyolo.data.resize import Size
+from damoyolo.errors import UserError
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image and its boxes, xyxy in pixels, within `height` and `width`, none empty; labels from 0."""
+
+    image_id: int
+    path: Path
+    width: int
+    height: int
+    boxes: Float32[np.ndarray, "n 4"]
+    labels: Int64[np.ndarray, " n"]
+
+    @property
+    def size(self) -> Size:
+        """(height, width) in pixels."""
+        return self.height, self.width
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was left out: counts of crowd and of empty boxes, and one sentence per bad item."""
+
+    crowd: int = 0
+    degenerate: int = 0
+    skipped: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        counts = (
+            (self.crowd, "crowd boxes"),
+            (self.degenerate, "empty boxes"),
+            (len(self.skipped), "bad items"),
+        )
+        parts = [f"{count} {what}" for count, what in counts if count]
+        return f"left out: {', '.join(parts)}" if parts else "nothing left out"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One split, by image id.
+
+    `category_ids[label]` is the class's id in `annotations`, or -1 where that file lacks the class.
+    `annotations` is the file as given, crowds included: the ground truth of an evaluation.
+    """
+
+    records: tuple[Record, ...]
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    annotations: Path
+    report: Report
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def summary(self) -> str:
+        """One line for people: how much there is and what was left out."""
+        boxes = sum(len(record.labels) for record in self.records)
+        empty = sum(len(record.labels) == 0 for record in self.records)
+        return (
+            f"{self.annotations}: {len(self)} images ({empty} without boxes), {boxes} boxes, "
+            f"{len(self.class_names)} classes; {self.report}"
+        )
+
+
+@dataclass
+class Faults:
+    """The bad items of a data set: the first is raised, or with `skip_bad` all are gathered."""
+
+    skip_bad: bool
+    found: list[str] = field(default_factory=list)
+
+    def add(self, sentence: str) -> None:
+        """Note one; `UserError` unless bad items are skipped."""
+        if not self.skip_bad:
+            raise UserError(f"{sentence}, or leave bad items out with --skip-bad")
+        self.found.append(sentence)
+
+
+def check_images(dataset: Dataset, skip_bad: bool = False) -> Dataset:
+    """The data set whose image files all exist, can be decoded and have the stated size.
+
+    The first that does not is a `UserError`; with `skip_bad` such images are left out and reported.
+    """
+    faults = Faults(skip_bad)
+    good = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for record, fault in zip(dataset.records, pool.map(_fault, dataset.records), strict=True):
+            if fault:
+                faults.add(fault)
+            else:
+                good.append(record)
+    if not good:
+        raise UserError(
+            f"{dataset.annotations}: none of its images can be used; the first: {faults.found[0]}"
+        )
+    report = replace(dataset.report, skipped=(*dataset.report.skipped, *faults.found))
+    return replace(dataset, records=tuple(good), report=report)
+
+
+def _fault(record: Record) -> str:
+    """What is wrong with the image file, or an empty string."""
+    try:
+        check_image(record.path, record.size)
+    except UserError as error:
+        return str(error)
+    return ""

@@ -1,0 +1,233 @@
+"""From images, as arrays or in files, to the things found in them."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from damoyolo.boxes.select import MAX_DETECTIONS, Selected, select
+from damoyolo.data.draw import draw
+from damoyolo.data.images import read_image
+from damoyolo.data.resize import Resize, clip
+from damoyolo.detections import Detections
+from damoyolo.errors import UserError
+from damoyolo.nn.detector import Detector
+from damoyolo.zoo.atomic import write_atomically
+
+Image = UInt8[np.ndarray, "_ _ 3"]
+
+PICTURE_SCORE = 0.4
+"""Lowest score shown to people; evaluation takes the model's own, much lower threshold."""
+IMAGE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".jp2", ".ppm", ".pgm")
+)
+"""What counts as an image in a folder or among the matches of a pattern."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file that could be read, its image (RGB, upright) and what is in it."""
+
+    path: Path
+    image: Image
+    detections: Detections
+
+    def to_record(self) -> dict[str, Any]:
+        """JSON-ready."""
+        height, width = self.image.shape[:2]
+        return {
+            "image": str(self.path),
+            "width": width,
+            "height": height,
+            "detections": self.detections.to_records(),
+        }
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A file that could not be read, and why."""
+
+    path: Path
+    error: str
+
+    def to_record(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"image": str(self.path), "error": self.error}
+
+
+@torch.inference_mode()
+def detect(
+    model: Detector,
+    images: Sequence[Image],
+    *,
+    score: float = PICTURE_SCORE,
+    nms_iou: float | None = None,
+    max_detections: int = MAX_DETECTIONS,
+) -> list[Detections]:
+    """What is in each image (RGB 0..255, any sizes), as one batch on the model's device.
+
+    Args:
+        model: in eval mode; `nn.detector.fuse` and `channels_last` make it faster, not different.
+        images: not changed.
+        score: lowest score, 0..1.
+        nms_iou: two boxes of a class that overlap more are one thing; default the model's own.
+        max_detections: the best so many are kept in each image.
+    """
+    if model.training:
+        raise UserError("the model is in training mode, which gives wrong boxes; call model.eval() first")
+    if not images:
+        return []
+    card = model.card
+    resize = Resize(card.resize, card.image_size)
+    pixels = torch.from_numpy(np.stack([resize.image(image) for image in images]))
+    batch = pixels.to(next(model.parameters()).device).permute(0, 3, 1, 2).float()
+    selected = select(model(batch), score, card.spec.nms_iou if nms_iou is None else nms_iou, max_detections)
+    return [
+        _in_original(found, resize, image, card.class_names)
+        for found, image in zip(selected, images, strict=True)
+    ]
+
+
+def predict(
+    model: Detector,
+    image: str | Path | Image,
+    *,
+    score: float = PICTURE_SCORE,
+    nms_iou: float | None = None,
+    max_detections: int = MAX_DETECTIONS,
+) -> Detections:
+    """What is in one image, given as a file or as RGB pixels; see `detect`."""
+    pixels = image if isinstance(image, np.ndarray) else read_image(image)
+    return detect(model, [pixels], score=score, nms_iou=nms_iou, max_detections=max_detections)[0]
+
+
+def predict_files(
+    model: Detector,
+    paths: Sequence[Path],
+    *,
+    score: float = PICTURE_SCORE,
+    nms_iou: float | None = None,
+    max_detections: int = MAX_DETECTIONS,
+    batch_size: int = 8,
+) -> Iterator[Found | Broken]:
+    """What is in each file, in order; a file that cannot be read is reported as such and the rest goes on."""
+    for start in range(0, len(paths), batch_size):
+        files = [_open(path) for path in paths[start : start + batch_size]]
+        images = [file for file in files if not isinstance(file, Broken)]
+        found = iter(detect(model, images, score=score, nms_iou=nms_iou, max_detections=max_detections))
+        for path, file in zip(paths[start:], files, strict=False):
+            yield file if isinstance(file, Broken) else Found(path, file, next(found))
+
+
+def predict_into(
+    model: Detector,
+    source: str | Path,
+    output: Path,
+    *,
+    score: float = PICTURE_SCORE,
+    nms_iou: float | None = None,
+    max_detections: int = MAX_DETECTIONS,
+    batch_size: int = 8,
+) -> Iterator[Found | Broken]:
+    """`predict_files` on the images of `source`, each drawn into the folder `output` before it is yielded.
+
+    At the end, or where the caller stops, detections.json and detections.csv tell what was found so far.
+    """
+    paths = find_images(source)
+    pictures = _pictures_of(paths, output)
+    records = []
+    try:
+        for result in predict_files(
+            model, paths, score=score, nms_iou=nms_iou, max_detections=max_detections, batch_size=batch_size
+        ):
+            if isinstance(result, Found):
+                save_picture(result, pictures[result.path])
+            records.append(result.to_record())
+            yield result
+    finally:
+        save_json(records, output / "detections.json")
+        save_csv(records, output / "detections.csv")
+
+
+def find_images(source: str | Path) -> list[Path]:
+    """The images of a file, a folder (not its subfolders) or a pattern such as `a/**/*.jpg`, sorted."""
+    path = Path(source)
+    if path.is_file():
+        return [path]
+    matches = glob.iglob(str(source), recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
+    entries = path.iterdir() if path.is_dir() else map(Path, matches)
+    images = sorted(each for each in entries if each.suffix.lower() in IMAGE_SUFFIXES and each.is_file())
+    if images:
+        return images
+    if path.is_dir():
+        raise UserError(
+            f"{source}: has no images; for those in subfolders give the pattern '{source}/**/*.jpg'"
+        )
+    if glob.has_magic(str(source)):
+        raise UserError(f"{source}: the pattern matches no images; check it, and quote it in the shell")
+    raise UserError(f"{source}: no such file or folder; check the path")
+
+
+def save_picture(found: Found, path: Path) -> None:
+    """Draw what was found and write it, in the format that the suffix names."""
+    picture = cv2.cvtColor(draw(found.image, found.detections), cv2.COLOR_RGB2BGR)
+    _, encoded = cv2.imencode(path.suffix, picture)
+    write_atomically(path, encoded.tobytes())
+
+
+def save_json(records: Sequence[dict[str, Any]], path: Path) -> None:
+    """One list with a record per image, as `Found.to_record` and `Broken.to_record` make them."""
+    write_atomically(path, json.dumps(records, indent=1, ensure_ascii=False).encode())
+
+
+def save_csv(records: Sequence[dict[str, Any]], path: Path) -> None:
+    """One line per box, of the same records; x1 y1 x2 y2 in pixels."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(("image", "label", "name", "score", "x1", "y1", "x2", "y2"))
+    for record in records:
+        for each in record.get("detections", ()):
+            writer.writerow((record["image"], each["label"], each["name"], each["score"], *each["box"]))
+    write_atomically(path, text.getvalue().encode())
+
+
+def _pictures_of(paths: Sequence[Path], output: Path) -> dict[Path, Path]:
+    """Where under `output` the picture of each image goes: the same names and subfolders, as JPEG or PNG."""
+    root = Path(os.path.commonpath([path.parent.absolute() for path in paths]))
+    if root == output.absolute():
+        raise UserError(f"{output}: is the folder of the images themselves; choose another output folder")
+    pictures = {}
+    for path in paths:
+        name = output / path.absolute().relative_to(root)
+        writable = path.suffix.lower() in (".jpg", ".jpeg", ".png")
+        pictures[path] = name if writable else name.with_name(f"{name.name}.jpg")
+    return pictures
+
+
+def _open(path: Path) -> Image | Broken:
+    try:
+        return read_image(path)
+    except UserError as error:
+        return Broken(path, str(error))
+
+
+def _in_original(found: Selected, resize: Resize, image: Image, class_names: tuple[str, ...]) -> Detections:
+    """Boxes in pixels of the image, clipped to it; those outside (in a letterbox's padding) are dropped."""
+    size = (image.shape[0], image.shape[1])
+    boxes = clip(resize.invert(found.boxes.cpu().numpy(), size), size)
+    keep = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    return Detections(
+        boxes[keep], found.scores.cpu().numpy()[keep], found.labels.cpu().numpy()[keep], class_names
+    )

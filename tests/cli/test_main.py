@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from damoyolo.cli import VERBS, build_app, main
+from damoyolo.errors import UserError
+
+COMMAND = [sys.executable, "-c", "import sys; from damoyolo.cli import main; sys.exit(main())"]
+QUICK_VERBS = ("models", "predict", "evaluate", "convert")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60)
+
+
+def verb_that(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Make `damoyolo models` raise."""
+    import damoyolo.cli.models
+
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(damoyolo.cli.models, "models", fail)
+
+
+def test_help_names_every_verb_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from damoyolo.cli import main; main(['--help']);"
+        "print([name for name in ('torch', 'cv2', 'numpy', 'pydantic') if name in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout
+    assert all(verb in shown for verb in VERBS)
+    assert shown.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("verb", QUICK_VERBS)
+def test_the_help_of_a_verb_imports_no_torch(verb: str) -> None:
+    code = f"import sys; from damoyolo.cli import main; main(['{verb}', '--help']); print('torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout
+    assert shown.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize("verb", QUICK_VERBS)
+def test_every_option_is_explained(verb: str) -> None:
+    for argument in build_app()[verb].assemble_argument_collection(parse_docstring=True):
+        assert argument.parameter.help, f"{argument.name} has no help"
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip()[0].isdigit()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["modles"], 'Unknown command "modles". Did you mean "models"?'),
+        (["models", "--jsn"], "Did you mean --json?"),
+        (["predict", "x.jpg", "--weights", "S", "--scor", "0.5"], "Did you mean --score?"),
+        (["predict", "x.jpg", "--weight", "S"], "Did you mean --weights"),
+        (["predict", "x.jpg", "--weights", "S", "--score", "1.5"], 'Invalid value "1.5" for --score'),
+        (["predict", "x.jpg", "--weights", "S", "--score", "high"], 'unable to convert "high"'),
+        (["predict", "x.jpg"], "--weights requires an argument"),
+    ],
+)
+def test_a_slip_of_the_hand_gets_one_line_and_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("error: ")
+    assert shown.err.count("\n") == 1
+    assert message in shown.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "shown"),
+    [
+        (UserError("a.json: field 'x' is\n 3; make it 4"), 2, "error: a.json: field 'x' is 3; make it 4\n"),
+        (OSError(28, "Disk full", "/full"), 1, "error: [Errno 28] Disk full: '/full'\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_how_a_run_ended_is_told_by_the_code(
+    error: BaseException,
+    code: int,
+    shown: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    verb_that(monkeypatch, error)
+    assert main(["models"]) == code
+    assert capsys.readouterr() == ("", shown)
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    verb_that(monkeypatch, ZeroDivisionError("ours"))
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        main(["models"])
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_reader_that_leaves_early_is_told_nothing(options: list[str]) -> None:
+    command = [*COMMAND, "models", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=60) == 1
+
+
+def test_a_typo_in_a_real_process_shows_no_traceback() -> None:
+    done = run("evaluate", "--annotation", "x.json")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,67 @@
+"""Schedule and averaging against the golden numbers; grouping of parameters."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import golden
+from torch import nn
+
+from damoyolo.train.ema import Ema
+from damoyolo.train.optim import Schedule, build_optimizer
+
+
+@pytest.mark.parametrize(("recipe", "peak"), [("T", 0.04), ("nano", 0.004)])
+def test_schedule_equals_the_reference_s(recipe, peak):
+    numbers = np.load(golden("golden-lr.npz"))
+    epoch = int(numbers["iters_per_epoch"])
+    schedule = Schedule(peak, total=300 * epoch, warmup=5 * epoch, flat=16 * epoch, floor_ratio=0.05)
+    found = [schedule(int(step)) for step in numbers["iters"]]
+    np.testing.assert_allclose(found, numbers[f"{recipe}/lr"], rtol=1e-12, atol=1e-18)
+
+
+def test_decay_of_the_average_equals_the_reference_s():
+    numbers = np.load(golden("golden-lr.npz"))
+    ema = Ema(nn.Linear(1, 1), decay=0.9998, warmup_steps=2000)
+    found = [ema.decay_at(int(step)) for step in numbers["iters"]]
+    np.testing.assert_allclose(found, numbers["ema_decay"], rtol=1e-12, atol=1e-18)
+
+
+def test_schedule_without_warmup_or_flat_end_is_defined_everywhere():
+    schedule = Schedule(1.0, total=10, warmup=0, flat=0, floor_ratio=0.1)
+    rates = [schedule(step) for step in range(10)]
+    assert rates[0] == 1.0
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] > 0.1
+    assert Schedule(1.0, total=4, warmup=0, flat=9, floor_ratio=0.1)(0) == 0.1
+
+
+def test_average_follows_parameters_and_running_statistics_but_not_counters():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    ema = Ema(model, decay=0.5, warmup_steps=1e-9)
+    before = {key: value.clone() for key, value in ema.model.state_dict().items()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    model(torch.randn(2, 3, 5, 5))
+    ema.update(step=0)
+    for key, value in model.state_dict().items():
+        if value.is_floating_point():
+            assert torch.equal(ema.model.state_dict()[key], value)
+    after_first = {key: value.clone() for key, value in ema.model.state_dict().items()}
+    with torch.no_grad():
+        model[0].weight.add_(2.0)
+    ema.update(step=5)
+    torch.testing.assert_close(ema.model[0].weight, (after_first["0.weight"] + model[0].weight) / 2)
+    assert ema.model.state_dict()["1.num_batches_tracked"] == before["1.num_batches_tracked"]
+
+
+def test_only_convolution_weights_and_scales_are_decayed():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ParameterList([nn.Parameter(torch.ones(()))])
+    )
+    decayed, plain = build_optimizer(model, "sgd", weight_decay=0.1, momentum=0.9).param_groups
+    assert [p.ndim for p in decayed["params"]] == [4, 0]
+    assert len(plain["params"]) == 3
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
