@@ -5,14 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from damoyolo.spec import Frozen
+
+
+
+class Config(Frozen):
+    """Settings; the text under each field is its help on the command line."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
-class AugmentConfig(Frozen):
+class AugmentConfig(Config):
     """Random changes to training images, all off in the last `no_augment_epochs` except the flips."""
 
     mosaic: Probability = 1.0
@@ -43,7 +51,7 @@ class AugmentConfig(Frozen):
     """Largest relative change of brightness."""
 
 
-class OptimConfig(Frozen):
+class OptimConfig(Config):
     """Optimizer, learning-rate schedule and weight averaging (paper section 4.1; reference recipes)."""
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -66,7 +74,7 @@ class OptimConfig(Frozen):
     """Steps over which that decay is approached from zero."""
 
 
-class TrainConfig(Frozen):
+class TrainConfig(Config):
     """One training run."""
 
     model: str = "Ns"

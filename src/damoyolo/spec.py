@@ -216,19 +216,24 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def parse(model: type[Model], value: Any, where: str) -> Model:
-    """Validate `value` as `model`; the first mistake becomes a `UserError` that names it and the nearest field."""
+    """Validate `value` as `model`; the first mistake becomes a `UserError` that names it."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        path = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            known = _fields_at(model, first["loc"][:-1])
-            hint = nearest(str(first["loc"][-1]), known) or f"; known fields: {', '.join(sorted(known))}"
-            raise UserError(f"{where}: unknown field '{path}'{hint}") from None
-        message = first["msg"].removeprefix("Value error, ")
-        given = "" if first["type"] == "missing" else f" (got {str(first['input'])[:80]!r})"
-        raise UserError(f"{where}: {path or model.__name__}: {message}{given}") from None
+        raise UserError(f"{where}: {first_mistake(model, error)}") from None
+
+
+def first_mistake(model: type[BaseModel], error: ValidationError) -> str:
+    """The first thing that kept a value from being a `model`: path, reason, value, and the nearest field."""
+    first = error.errors(include_url=False)[0]
+    path = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(model, first["loc"][:-1])
+        hint = nearest(str(first["loc"][-1]), known) or f"; known fields: {', '.join(sorted(known))}"
+        return f"unknown field '{path}'{hint}"
+    message = first["msg"].removeprefix("Value error, ")
+    given = "" if first["type"] == "missing" else f" (got {str(first['input'])[:80]!r})"
+    return f"{path or model.__name__}: {message}{given}"
 
 
 def _fields_at(model: Any, location: tuple[int | str, ...]) -> set[str]:

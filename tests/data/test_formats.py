@@ -64,6 +64,12 @@ def test_classes_are_matched_by_name_to_those_of_a_model(tmp_path: Path) -> None
     np.testing.assert_array_equal(data.records[1].labels, [0, 3])
 
 
+def test_a_class_that_the_file_lacks_has_no_id_that_annotations_could_use(tmp_path: Path) -> None:
+    folder = write(tmp_path, changed("annotations", 1, category_id=-1))
+    with pytest.raises(UserError, match="category_id -1 is not the id of a category"):
+        read_coco(folder, "train", class_names=("cat", "bird", "eel", "dog"))
+
+
 def test_a_category_that_the_model_lacks_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no class for category 'cat'; did you mean 'cats'"):
         read_coco(write(tmp_path, content()), "train", class_names=("cats", "dog", "eel"))
@@ -80,7 +86,10 @@ def test_crowds_and_empty_boxes_are_left_out_and_counted(tmp_path: Path) -> None
     data = read_coco(write(tmp_path, value), "train")
     assert (data.report.crowd, data.report.degenerate, data.report.skipped) == (1, 3, ())
     assert len(data.records[0].labels) == 0
-    assert "2 images (1 without boxes), 2 boxes, 3 classes; left out: 1 crowd" in data.summary()
+    assert (
+        "2 images (1 without boxes), 2 boxes, 3 classes; left out: crowd boxes 1, empty boxes 3"
+        in data.summary()
+    )
 
 
 @given(st.lists(st.tuples(*[st.floats(-50, 80, width=32)] * 4), max_size=6))
@@ -134,7 +143,7 @@ def test_a_bad_item_is_an_error_that_names_it_or_is_skipped_and_listed(tmp_path:
         read_coco(folder, "train")
     data = read_coco(folder, "train", skip_bad=True)
     assert len(data.report.skipped) == 1
-    assert "left out: 1 bad items" in data.summary()
+    assert "left out: bad items 1" in data.summary()
     assert any(record.image_id == 9 and len(record.labels) >= 1 for record in data.records)
 
 
@@ -155,6 +164,7 @@ BAD_FILES = {
         changed("categories", 1, name="dog", id=8)
     ).replace('"cat"', '"dog"'),
     r"categories\[1\]: repeats the id 90": json.dumps(changed("categories", 1, id=90)),
+    r"categories\[1\]: 'id' is -1": json.dumps(changed("categories", 1, id=-1)),
     r"categories\[0\]: lacks 'name'": json.dumps(changed("categories", 0, name=...)),
 }
 

@@ -341,4 +341,5 @@ def _sum_of_largest(values: Float[Tensor, "b n p"], k: int) -> Float[Tensor, "b 
     columns = values.unflatten(2, (_LANES, -1))
     best = columns.amax(dim=2).topk(min(k, columns.shape[3]), dim=2).indices
     some = columns.gather(3, best.unsqueeze(2).expand(-1, -1, _LANES, -1)).flatten(2)
-    return some.topk(min(k, some.shape[2]), dim=2).values.sum(dim=2)
+    sums: Tensor = some.topk(min(k, some.shape[2]), dim=2).values.sum(dim=2)
+    return sums

@@ -46,7 +46,7 @@ class Report:
             (self.degenerate, "empty boxes"),
             (len(self.skipped), "bad items"),
         )
-        parts = [f"{count} {what}" for count, what in counts if count]
+        parts = [f"{what} {count}" for count, what in counts if count]
         return f"left out: {', '.join(parts)}" if parts else "nothing left out"
 
 

@@ -17,6 +17,9 @@ from damoyolo.errors import UserError, nearest
 Boxes = dict[int, list[tuple[int, list[float]]]]
 """(label, [x, y, width, height]) of every box, by image id."""
 
+ABSENT = -1
+"""Category id of a class that the file lacks."""
+
 LARGEST_PX = 1e9
 """Beyond this, a coordinate counts as infinite."""
 
@@ -37,7 +40,7 @@ def read_coco(
     images, refused = _images(path, content["images"], faults)
     if not images:
         raise UserError(f"{path}: has no images; add some to 'images'")
-    labels = {category: label for label, category in enumerate(category_ids)}
+    labels = {category: label for label, category in enumerate(category_ids) if category != ABSENT}
     boxes, crowd = _boxes(path, content["annotations"], images, refused, labels, faults)
     folder = choose_folder(folders, [image["file_name"] for image in images.values()])
     records = [_record(image, folder, boxes[image_id]) for image_id, image in sorted(images.items())]
@@ -72,6 +75,8 @@ def _classes(
     for number, category in enumerate(categories):
         try:
             identity, name = _whole(category, "id"), _text(category, "name")
+            if identity < 0:
+                raise ValueError(f"'id' is {identity}, expected 0 or more")
             if name in ids:
                 raise ValueError(f"repeats the name '{name}'")
             if identity in ids.values():
@@ -87,7 +92,7 @@ def _classes(
         if name not in class_names:
             hint = nearest(name, class_names) or f"; its classes: {', '.join(class_names)[:200]}"
             raise UserError(f"{path}: the model has no class for category '{name}'{hint}")
-    return class_names, tuple(ids.get(name, -1) for name in class_names)
+    return class_names, tuple(ids.get(name, ABSENT) for name in class_names)
 
 
 def _images(path: Path, items: list[Any], faults: Faults) -> tuple[dict[int, Mapping[str, Any]], set[int]]:

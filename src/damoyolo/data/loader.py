@@ -76,7 +76,7 @@ class TrainingSet:
             sample = self.augment(index, self.source, self.resize, rng)
         else:
             sample = self.source.fitted(index, self.resize)
-        sample = self.augment.finish(sample.resized(self.resize), rng)
+        sample = self.augment.finish(sample, rng).resized(self.resize)
         sides = sample.boxes[:, 2:] - sample.boxes[:, :2]
         return sample.select(sides.prod(axis=1) > MIN_AREA_PX)
 

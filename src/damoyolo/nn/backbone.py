@@ -58,7 +58,8 @@ def _stem(stem: Stem, structure: Structure) -> nn.Module:
 
 def _plain_stages(structure: Structure) -> list[nn.Module]:
     """One stage per super block; pyramid pooling follows the first layer of the last one."""
-    stages, channels = [], structure.stem.out
+    stages: list[nn.Module] = []
+    channels = structure.stem.out
     for block in structure.blocks:
         layers = [_layer(block, channels, block.stride, structure)]
         layers += [_layer(block, block.out, 1, structure) for _ in range(block.layers - 1)]

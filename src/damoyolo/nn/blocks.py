@@ -90,10 +90,10 @@ class RepConv(nn.Module):
             return
         weight, bias = _folded(self.dense)
         small_weight, small_bias = _folded(self.pointwise)
-        margin = weight.shape[-1] // 2
+        kernel = weight.shape[-1]
         conv = self.dense.conv
-        fused = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding)
-        fused.weight.copy_(weight + nn.functional.pad(small_weight, [margin] * 4))
+        fused = nn.Conv2d(conv.in_channels, conv.out_channels, kernel, conv.stride[0], kernel // 2)
+        fused.weight.copy_(weight + nn.functional.pad(small_weight, [kernel // 2] * 4))
         assert fused.bias is not None
         fused.bias.copy_(bias + small_bias)
         self.fused = fused.to(weight.device)

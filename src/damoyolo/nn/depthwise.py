@@ -22,9 +22,7 @@ class DepthwiseConv2d(nn.Conv2d):
     """`nn.Conv2d` with one group per channel and no bias; only its CPU weight gradient differs."""
 
     def __init__(self, channels: int, kernel: int, stride: int) -> None:
-        super().__init__(
-            channels, channels, kernel, stride, padding=kernel // 2, groups=channels, bias=False
-        )
+        super().__init__(channels, channels, kernel, stride, padding=kernel // 2, groups=channels, bias=False)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
         """Filter each channel by its own kernel."""

@@ -5,18 +5,25 @@ A recipe is a part of a `TrainConfig` in YAML; its `by_size` holds what differs 
 
 from __future__ import annotations
 
-import copy
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, create_model
-
-from damoyolo.config import AugmentConfig, OptimConfig, TrainConfig
+from damoyolo.config import TrainConfig
 from damoyolo.errors import UserError, nearest
-from damoyolo.spec import Frozen, parse, read_yaml
+from damoyolo.spec import parse, read_yaml
 
 RECIPES = ("coco", "finetune", "quick")
+
+
+class Settings(TrainConfig):
+    """A part of a training configuration: what was set counts, the rest is left to others."""
+
+    data: Path | None = None  # type: ignore[assignment] # what to train on is no recipe's business
+
+
+class _Recipe(Settings):
+    by_size: dict[str, Settings] = {}
 
 
 def read_recipe(recipe: str, size: str | None) -> dict[str, Any]:
@@ -41,17 +48,3 @@ def overlay(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = overlay(merged[key], value) if both else value
     return merged
-
-
-def _optional(model: type[BaseModel], **instead: Any) -> Any:
-    """The same fields with the same limits, none of them required."""
-    fields: dict[str, Any] = {}
-    for name, info in model.model_fields.items():
-        field = copy.copy(info)
-        field.default, field.annotation = None, instead.get(name, info.annotation)
-        fields[name] = (field.annotation, field)
-    return create_model(f"Some{model.__name__}", __base__=Frozen, **fields)
-
-
-_Settings = _optional(TrainConfig, augment=_optional(AugmentConfig), optim=_optional(OptimConfig))
-_Recipe = create_model("Recipe", __base__=_Settings, by_size=(dict[str, _Settings], {}))

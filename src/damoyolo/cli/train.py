@@ -1,0 +1,49 @@
+"""`damoyolo train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from damoyolo.errors import UserError
+from damoyolo.zoo.recipes import Settings
+
+
+def train(
+    data: Path | None = None,
+    /,
+    *,
+    recipe: str | None = None,
+    resume: Annotated[bool, Parameter(negative="")] = False,
+    settings: Annotated[Settings | None, Parameter(name="*", show_default=False)] = None,
+) -> None:
+    """Train a detector on DATA.
+
+    What is not given here is set by the recipe; see `config.yaml` in the output folder for all of it.
+
+    Parameters
+    ----------
+    data
+        A folder with train.json, val.json and images/; a COCO folder; or a YAML file with the paths.
+    recipe
+        quick (small data, from scratch), finetune (from weights), coco (as published), or a YAML file;
+        by default finetune where --model is a weights file, and quick otherwise.
+    resume
+        Go on with the interrupted run in --output; it ends as it would have.
+    """
+    from damoyolo import assemble
+
+    given: dict[str, Any] = settings.model_dump(exclude_unset=True) if settings else {}
+    if data is not None:
+        given["data"] = data
+    if resume and given.keys() <= {"output", *assemble.FREE_TO_CHANGE} and recipe is None:
+        before = assemble.read_config(given.get("output", Settings().output))
+        config = before.model_copy(update=given)
+    elif "data" in given:
+        config = assemble.resolve(recipe, given)
+    else:
+        raise UserError("DATA: nothing to train on; give a folder or a YAML file")
+    result = assemble.train(config, resume=resume)
+    print(f"best AP {result.ap:.3f}: {result.best}")
