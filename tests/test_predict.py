@@ -171,15 +171,15 @@ def test_a_source_without_images_is_an_error_that_says_what_to_do(folder: Path) 
 
 def test_pictures_and_lists_are_written(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    write(folder / "sub" / "a.png", photo((64, 96), (0, 0, 8, 8)))
+    write(folder / "sub" / "a.PNG", photo((64, 96), (0, 0, 8, 8)))
     results = list(predict_into(colour_model(), f"{folder}/**/*", output))
     assert len(results) == 4
     files = sorted(path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file())
-    assert files == ["a.png", "c.bmp.jpg", "detections.csv", "detections.json", "sub/a.png"]
+    assert files == ["a.png", "c.bmp.jpg", "detections.csv", "detections.json", "sub/a.PNG"]
     assert cv2.imread(str(output / "a.png")).any(axis=2).sum() > 100
     records = json.loads((output / "detections.json").read_text())
     assert [Path(record["image"]).relative_to(folder).as_posix() for record in records] == [
-        *("a.png", "b.jpg", "c.bmp", "sub/a.png")
+        *("a.png", "b.jpg", "c.bmp", "sub/a.PNG")
     ]
     assert records[0]["width"] == 96
     assert records[0]["detections"] == [
@@ -188,7 +188,7 @@ def test_pictures_and_lists_are_written(folder: Path, tmp_path: Path) -> None:
     assert "b.jpg" in records[1]["error"]
     rows = list(csv.DictReader((output / "detections.csv").read_text().splitlines()))
     assert [(Path(row["image"]).name, row["name"], float(row["x1"])) for row in rows] == [
-        *(("a.png", "red", 8), ("c.bmp", "red", 80), ("a.png", "red", 0))
+        *(("a.png", "red", 8), ("c.bmp", "red", 80), ("a.PNG", "red", 0))
     ]
 
 
@@ -199,9 +199,10 @@ def test_what_was_found_before_an_interruption_is_kept(folder: Path, tmp_path: P
     assert len(json.loads((tmp_path / "out" / "detections.json").read_text())) == 1
 
 
-def test_the_images_themselves_are_never_overwritten(folder: Path) -> None:
-    before = (folder / "a.png").read_bytes()
-    with pytest.raises(UserError, match="choose another output folder"):
-        list(predict_into(colour_model(), folder, folder))
-    assert (folder / "a.png").read_bytes() == before
-    assert not (folder / "detections.json").exists()
+@pytest.mark.parametrize("output", [".", "../photos", "sub"])
+def test_the_images_themselves_are_never_overwritten(folder: Path, output: str) -> None:
+    write(folder / "sub" / "a.png", photo((64, 96), (0, 0, 8, 8)))
+    before = {path: path.read_bytes() for path in folder.rglob("*.*")}
+    with pytest.raises(UserError, match=r"a\.png: would be overwritten; choose another output folder"):
+        list(predict_into(colour_model(), f"{folder}/**/*.png", folder / output))
+    assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before

@@ -1,1 +1,50 @@
-"""DAMO-YOLO as real software."""
+"""DAMO-YOLO as real software: search, train, distil and ship real-time object detectors.
+
+Importing the package is cheap; torch is imported when something is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from damoyolo.assemble import build, convert, evaluate, load, resolve, train
+    from damoyolo.boxes.assign import AlignedOTA
+    from damoyolo.config import TrainConfig
+    from damoyolo.detections import Detections
+    from damoyolo.errors import RunError, UserError
+    from damoyolo.nn.detector import Detector
+    from damoyolo.predict import predict
+    from damoyolo.spec import ModelCard, ModelSpec, Structure
+
+_HOMES = {
+    "AlignedOTA": "boxes.assign",
+    "Detections": "detections",
+    "Detector": "nn.detector",
+    "ModelCard": "spec",
+    "ModelSpec": "spec",
+    "RunError": "errors",
+    "Structure": "spec",
+    "TrainConfig": "config",
+    "UserError": "errors",
+    "build": "assemble",
+    "convert": "assemble",
+    "evaluate": "assemble",
+    "load": "assemble",
+    "predict": "assemble",
+    "resolve": "assemble",
+    "train": "assemble",
+}
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'damoyolo' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"damoyolo.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -10,7 +10,6 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, Positi
 from damoyolo.spec import Frozen
 
 
-
 class Config(Frozen):
     """Settings; the text under each field is its help on the command line."""
 

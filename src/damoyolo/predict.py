@@ -31,7 +31,7 @@ Image = UInt8[np.ndarray, "_ _ 3"]
 PICTURE_SCORE = 0.4
 """Lowest score shown to people; evaluation takes the model's own, much lower threshold."""
 IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".jp2", ".ppm", ".pgm")
+    (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm")
 )
 """What counts as an image in a folder or among the matches of a pattern."""
 
@@ -189,7 +189,7 @@ def save_picture(found: Found, path: Path) -> None:
 
 def save_json(records: Sequence[dict[str, Any]], path: Path) -> None:
     """One list with a record per image, as `Found.to_record` and `Broken.to_record` make them."""
-    write_atomically(path, json.dumps(records, indent=1, ensure_ascii=False).encode())
+    write_atomically(path, json.dumps(records, indent=1, ensure_ascii=False).encode(errors="surrogateescape"))
 
 
 def save_csv(records: Sequence[dict[str, Any]], path: Path) -> None:
@@ -200,19 +200,20 @@ def save_csv(records: Sequence[dict[str, Any]], path: Path) -> None:
     for record in records:
         for each in record.get("detections", ()):
             writer.writerow((record["image"], each["label"], each["name"], each["score"], *each["box"]))
-    write_atomically(path, text.getvalue().encode())
+    write_atomically(path, text.getvalue().encode(errors="surrogateescape"))
 
 
 def _pictures_of(paths: Sequence[Path], output: Path) -> dict[Path, Path]:
     """Where under `output` the picture of each image goes: the same names and subfolders, as JPEG or PNG."""
     root = Path(os.path.commonpath([path.parent.absolute() for path in paths]))
-    if root == output.absolute():
-        raise UserError(f"{output}: is the folder of the images themselves; choose another output folder")
+    originals = {path.resolve() for path in paths}
     pictures = {}
     for path in paths:
         name = output / path.absolute().relative_to(root)
         writable = path.suffix.lower() in (".jpg", ".jpeg", ".png")
         pictures[path] = name if writable else name.with_name(f"{name.name}.jpg")
+        if pictures[path].resolve() in originals:
+            raise UserError(f"{pictures[path]}: would be overwritten; choose another output folder")
     return pictures
 
 

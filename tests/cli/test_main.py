@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from damoyolo.cli import VERBS, build_app, main
-from damoyolo.errors import UserError
+from damoyolo.errors import RunError, UserError
 
 COMMAND = [sys.executable, "-c", "import sys; from damoyolo.cli import main; sys.exit(main())"]
 QUICK_VERBS = ("models", "predict", "evaluate", "convert")
@@ -63,6 +63,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         (["predict", "x.jpg", "--weights", "S", "--scor", "0.5"], "Did you mean --score?"),
         (["predict", "x.jpg", "--weight", "S"], "Did you mean --weights"),
         (["predict", "x.jpg", "--weights", "S", "--score", "1.5"], 'Invalid value "1.5" for --score'),
+        (["predict", "x.jpg", "--weights", "S", "--iou", "2"], 'Invalid value "2.0" for --iou'),
         (["predict", "x.jpg", "--weights", "S", "--score", "high"], 'unable to convert "high"'),
         (["predict", "x.jpg"], "--weights requires an argument"),
     ],
@@ -82,6 +83,7 @@ def test_a_slip_of_the_hand_gets_one_line_and_code_2(
     ("error", "code", "shown"),
     [
         (UserError("a.json: field 'x' is\n 3; make it 4"), 2, "error: a.json: field 'x' is 3; make it 4\n"),
+        (RunError("the loss is NaN at step 7"), 1, "error: the loss is NaN at step 7\n"),
         (OSError(28, "Disk full", "/full"), 1, "error: [Errno 28] Disk full: '/full'\n"),
         (KeyboardInterrupt(), 130, ""),
     ],

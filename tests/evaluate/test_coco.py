@@ -153,6 +153,13 @@ def test_class_agnostic_forgives_a_wrong_class() -> None:
     assert report.per_class == ()
 
 
+@pytest.mark.parametrize("area", [None, "big", float("nan"), -5])
+def test_an_area_that_is_no_area_is_taken_from_the_box(area: Any) -> None:
+    truth = TRUTH | {"annotations": [each | {"area": area} for each in TRUTH["annotations"]]}
+    report = evaluate_records(truth, perfect(TRUTH))
+    assert (report.ap_small, report.ap_medium, report.ap_large) == pytest.approx((1, 1, 1))
+
+
 def test_texts_may_be_ids() -> None:
     def renamed(value: Any) -> Any:
         return json.loads(json.dumps(value).replace('_id": 7', '_id": "x7"').replace('"id": 7', '"id": "x7"'))

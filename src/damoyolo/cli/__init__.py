@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
 
-from damoyolo.errors import UserError
+from damoyolo.errors import RunError, UserError
 
 VERBS = {
     "models": "List the model suite with its published facts.",
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough; rich ends the same way
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:  # such as a full disk
+    except (RunError, OSError) as error:  # an OSError is, for instance, a full disk
         return _failed(error, 1)
     return code or 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Annotated, Any
 import hotcoco
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel, ValidationError
 from rich.console import Group
 from rich.table import Table
 
@@ -32,6 +33,12 @@ Id = int | str
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Length = Annotated[float, Field(allow_inf_nan=False, ge=0)]
 BoxXywh = Annotated[tuple[Finite, Finite, Length, Length], Field(strict=False)]
+
+
+def _area_or_none(value: Any) -> float | None:
+    """Tools write nothing, null or nonsense for an area they do not know."""
+    known = isinstance(value, int | float) and math.isfinite(value) and value >= 0
+    return float(value) if known else None
 
 
 class _Entry(BaseModel):
@@ -59,8 +66,8 @@ class Annotation(_Entry):
     image_id: Id
     category_id: Id
     bbox: BoxXywh
-    area: Length | None = None
-    iscrowd: bool | int = False
+    area: Annotated[float | None, BeforeValidator(_area_or_none)] = None
+    iscrowd: Annotated[bool, BeforeValidator(bool)] = False
 
     @property
     def measured_area(self) -> float:
@@ -128,14 +135,16 @@ class Report:
 
     def table(self) -> Group:
         """For the terminal, through `rich.print`."""
-        summary = Table(
-            "", "all", "small", "medium", "large", "IoU .5", "IoU .75", title=f"{self.images} images"
-        )
+        summary = Table("", title=f"{self.images} images")
+        for heading in ("all", "small", "medium", "large", "IoU .5", "IoU .75"):
+            summary.add_column(heading, justify="right")
         precision = (self.ap, self.ap_small, self.ap_medium, self.ap_large, self.ap50, self.ap75)
         recall = (self.ar100, self.ar_small, self.ar_medium, self.ar_large)
         summary.add_row("AP", *map(_shown, precision))
         summary.add_row("AR", *map(_shown, recall))
-        classes = Table("class", "boxes", "AP", "AP50")
+        classes = Table("class")
+        for heading in ("boxes", "AP", "AP50"):
+            classes.add_column(heading, justify="right")
         for each in self.per_class:
             classes.add_row(each.name, str(each.boxes), _shown(each.ap), _shown(each.ap50))
         return Group(summary, classes) if self.per_class else Group(summary)
@@ -191,8 +200,8 @@ def evaluate(
 
 
 def evaluate_records(
-    ground_truth: Path | Mapping[str, Any],
-    detections: Path | Sequence[Mapping[str, Any]],
+    ground_truth: str | Path | Mapping[str, Any],
+    detections: str | Path | Sequence[Mapping[str, Any]],
     class_agnostic: bool = False,
 ) -> Report:
     """Compare detections of any detector with annotations, in COCO's formats, in memory or in JSON files.
@@ -202,9 +211,9 @@ def evaluate_records(
         detections: records with `image_id`, `category_id`, `bbox` (x, y, width, height) and `score`.
         class_agnostic: only places count; a box of the wrong class is right. Leaves `per_class` empty.
     """
-    where = str(detections) if isinstance(detections, Path) else "detections"
     truth = parse(GroundTruth, *_content(ground_truth, "ground truth"))
-    results = parse(Results, *_content(detections, "detections")).root
+    content, where = _content(detections, "detections")
+    results = parse(Results, content, where).root
     found = _Found(
         [each.image_id for each in results],
         [each.category_id for each in results],
@@ -214,16 +223,16 @@ def evaluate_records(
     return _report(truth, found, class_agnostic, where)
 
 
-def _content(source: Path | Any, name: str) -> tuple[Any, str]:
+def _content(source: str | Path | Any, name: str) -> tuple[Any, str]:
     """What a JSON file, or the value itself, holds, and what to call it in messages."""
-    if not isinstance(source, Path):
+    if not isinstance(source, str | Path):
         return source, name
     try:
-        return json.loads(source.read_bytes()), str(source)
+        return json.loads(Path(source).read_bytes()), str(source)
     except OSError as error:
         raise UserError(f"{source}: cannot be read ({error.strerror}); check the path") from error
     except ValueError as error:
-        raise UserError(f"{source}: is not valid JSON ({error})") from error
+        raise UserError(f"{source}: is not valid JSON ({error}); replace the file") from error
 
 
 def _truth_of(dataset: Dataset) -> GroundTruth:
