@@ -12,13 +12,13 @@ import statistics
 import time
 
 import torch
-from plain_assign import plain_aligned_ota
 from rich.console import Console
 from rich.table import Table
 
 from damoyolo.boxes.assign import AlignedOTA
 from damoyolo.boxes.points import Pyramid
 from damoyolo.boxes.types import Targets
+from plain_assign import plain_aligned_ota
 
 
 def batch(images, size, classes, boxes, seed=0):

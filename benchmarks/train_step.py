@@ -16,12 +16,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from damoyolo.assemble_training import build
+from damoyolo.assemble.training import build
 from damoyolo.boxes.assign import AlignedOTA
 from damoyolo.boxes.types import Targets
 from damoyolo.losses.criterion import Criterion
-from damoyolo.train.ema import Ema
-from damoyolo.train.optim import build_optimizer
+from damoyolo.training.ema import Ema
+from damoyolo.training.optim import build_optimizer
 
 PARTS = ("forward", "assignment", "loss", "backward", "optimizer", "EMA")
 

@@ -24,7 +24,7 @@ def golden(name: str) -> Path:
 
 
 def shared_data(name: str) -> Path:
-    """A folder of real data outside the repository; the test is skipped, with the reason, where it is absent."""
+    """A folder of real data outside the repository; the test is skipped, with the reason, without it."""
     path = DATA / name
     if not path.exists():
         pytest.skip(f"no {name} in {DATA}; set DAMOYOLO_DATA")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from damoyolo.detections import Detections
     from damoyolo.errors import RunError, UserError
     from damoyolo.nn.detector import Detector
-    from damoyolo.predict import predict
+    from damoyolo.prediction import predict
     from damoyolo.spec import ModelCard, ModelSpec, Structure
 
 _HOMES = {
@@ -32,12 +32,29 @@ _HOMES = {
     "convert": "assemble",
     "evaluate": "assemble",
     "load": "assemble",
-    "predict": "assemble",
+    "predict": "prediction",
     "resolve": "assemble",
     "train": "assemble",
 }
 
-__all__ = sorted(_HOMES)  # noqa: PLE0605
+__all__ = [
+    "AlignedOTA",
+    "Detections",
+    "Detector",
+    "ModelCard",
+    "ModelSpec",
+    "RunError",
+    "Structure",
+    "TrainConfig",
+    "UserError",
+    "build",
+    "convert",
+    "evaluate",
+    "load",
+    "predict",
+    "resolve",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -20,7 +20,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class AugmentConfig(Config):
-    """Random changes to training images, all off in the last `no_augment_epochs` except the flips."""
+    """Random changes to training images, off in the last `no_augment_epochs` except for flips and colours."""
 
     mosaic: Probability = 1.0
     """Chance that four images are combined into one."""
@@ -83,7 +83,9 @@ class TrainConfig(Config):
     output: Path = Path("runs/train")
     """Folder for weights, metrics and the resolved configuration."""
     epochs: PositiveInt = 300
+    """Passes over the training images."""
     batch_size: PositiveInt = 32
+    """Images per step."""
     image_size: Annotated[int, Field(ge=64, multiple_of=32)] | None = None
     """Side of the network's square input in pixels, a multiple of 32; default the model's own."""
     no_augment_epochs: NonNegativeInt = 16
@@ -93,6 +95,7 @@ class TrainConfig(Config):
     checkpoint_minutes: NonNegativeFloat = 10
     """Longest time between two checkpoints; there is one after every epoch that is evaluated, too."""
     seed: NonNegativeInt = 0
+    """Of weights, order and augmentation; the same seed on the same machine gives the same result."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
     resize: Literal["stretch", "letterbox"] = "stretch"

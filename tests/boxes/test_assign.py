@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_assign import plain_aligned_ota
 
+from conftest import GOLDEN
 from damoyolo.boxes.assign import AlignedOTA
 from damoyolo.boxes.points import Pyramid
 from damoyolo.boxes.types import Targets
+from plain_assign import plain_aligned_ota
 
 GOLDEN_FILES = sorted(GOLDEN.glob("golden-assign*.npz"))
 CASES = [

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN
 
+from conftest import GOLDEN
 from damoyolo.boxes.points import Pyramid
 from damoyolo.boxes.types import Predictions, Targets
 from damoyolo.losses.criterion import Criterion

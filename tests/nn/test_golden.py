@@ -3,8 +3,8 @@
 Every `golden-<size>.npz` in the golden folder is run, so a size needs nothing but its file.
 
 On the processor that made the numbers scores are equal to the bit. Elsewhere the convolution kernels round
-differently (every early stage is still equal to the bit here), which the tolerances below allow for and no more:
-at most 3.3e-6 was seen in a score. Training amplifies rounding, so it is compared with the same two threads.
+differently (every early stage is still equal to the bit here), which the tolerances below allow for and no
+more: at most 3.3e-6 was seen in a score. Training amplifies rounding, so it is compared with the same two threads.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN
-from golden_recipe import GAINS, make_input, make_tensor
 
+from conftest import GOLDEN
 from damoyolo.boxes.select import select
 from damoyolo.boxes.types import Targets
 from damoyolo.losses.criterion import Criterion
@@ -24,6 +23,7 @@ from damoyolo.nn.detector import build_detector, fuse
 from damoyolo.spec import ModelCard
 from damoyolo.zoo import SIZES, coco_class_names, read_spec
 from damoyolo.zoo.reference import reference_keys
+from golden_recipe import GAINS, make_input, make_tensor
 
 FILES = {path.stem.removeprefix("golden-"): path for path in sorted(GOLDEN.glob("golden-*.npz"))}
 FOUND = [size for size in SIZES if size in FILES]

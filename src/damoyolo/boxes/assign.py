@@ -6,14 +6,14 @@ For every ground-truth box a *cost* is formed at every point from what the netwo
     class cost   = sum over classes of BCE(p, t) |t - p|^2,  t = IoU at the box's class, 0 elsewhere
     overlap cost = -ln IoU
 
-The soft target t *aligns* classification with regression: a point is cheap for a box when it both overlaps it
-and says so. A box takes its k cheapest points, where k is the sum of its ten best IoUs (dynamic k, OTA,
+The soft target t *aligns* classification with regression: a point is cheap for a box when it both overlaps
+it and says so. A box takes its k cheapest points, where k is the sum of its ten best IoUs (dynamic k, OTA,
 arXiv 2103.14259); a point wanted by several boxes goes to the one for which it is cheapest.
 
-How it is fast and yet exact: only a handful of points, at most five by five cells per level around the centre,
-can escape the 1e8, so costs are formed for those (`_near_centre`) instead of all pairs. What does need every
-point is the IoU for k, which is bare arithmetic done in chunks (`_dynamic_k`). Boxes too small to hold as many
-points as they should take are rare and treated apart (`_elsewhere`).
+How it is fast and yet exact: only a handful of points, at most five by five cells per level around the
+centre, can escape the 1e8, so costs are formed for those (`_near_centre`) instead of all pairs. What does
+need every point is the IoU for k, which is bare arithmetic done in chunks (`_dynamic_k`). Boxes too small to
+hold as many points as they should take are rare and treated apart (`_elsewhere`).
 """
 
 from __future__ import annotations
@@ -258,7 +258,7 @@ class _Costs:
         return torch.cat([self._background_cost(some).sum(dim=1) for some in rows]).view(batch, points)
 
     def cheapest_box(self, image: Int64[Tensor, " m"], point: Int64[Tensor, " m"]) -> Int64[Tensor, " m"]:
-        """For points near no centre: the box of the image that costs least there, lowest index among equals."""
+        """For points near no centre: the image's box that costs least there, lowest index among equals."""
         boxes = self.targets.boxes.shape[1]
         every = torch.arange(boxes, device=image.device).expand(len(image), -1)
         spread = [index[:, None].expand(-1, boxes).flatten() for index in (image, point)]
@@ -288,7 +288,7 @@ def _cells_along(
     radius: float,
     steps: Int64[Tensor, " k"],
 ) -> tuple[Int64[Tensor, "b n 1 k"], Bool[Tensor, "b n 1 k"]]:
-    """Cells around the centre of an interval on one axis, and which are inside it, near the centre, on the map."""
+    """Cells around the centre of an interval on one axis; which are inside, near the centre, on the map."""
     centre = (low + high) / 2
     cell = (centre / stride).floor().clamp(-(2**30), 2**30).long() + steps
     inside = _inside(cell * float(stride), low, high, centre, radius * stride)
@@ -336,7 +336,7 @@ def _iou_planes(
 def _sum_of_largest(values: Float[Tensor, "b n p"], k: int) -> Float[Tensor, "b n"]:
     """Sum of the k largest along the last dimension, a multiple of `_LANES` long.
 
-    The k largest values lie in the k columns with the largest maxima, so two small searches replace a long one.
+    The k largest values lie in the k columns with the largest maxima, so two small searches do for a long one.
     """
     columns = values.unflatten(2, (_LANES, -1))
     best = columns.amax(dim=2).topk(min(k, columns.shape[3]), dim=2).indices

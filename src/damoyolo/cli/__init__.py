@@ -47,18 +47,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
             result_action="return_value",
         )
         sys.stdout.flush()
-    except (UserError, CycloptsError) as error:
-        return _failed(error, 2)
+    except UserError as error:
+        return _failed(str(error), 2)
+    except CycloptsError as error:
+        return _failed(_explain(error), 2)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader, such as `head`, has seen enough; rich ends the same way
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (RunError, OSError) as error:  # an OSError is, for instance, a full disk
-        return _failed(error, 1)
+        return _failed(str(error), 1)
     return code or 0
 
 
-def _failed(error: Exception, code: int) -> int:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+def _explain(error: CycloptsError) -> str:
+    """The message; where pydantic found a setting wrong, the setting, the reason and the value."""
+    cause = error.__cause__
+    if cause is None or not hasattr(cause, "errors"):
+        return str(error)
+    first = cause.errors(include_url=False)[0]
+    option = ".".join(map(str, first["loc"])).replace("_", "-")
+    return f"--{option}: {first['msg']} (got {str(first['input'])!r})"
+
+
+def _failed(message: str, code: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return code

@@ -11,7 +11,7 @@ from cyclopts.validators import Number
 from damoyolo.errors import UserError
 
 if TYPE_CHECKING:
-    from damoyolo.evaluate.coco import Report
+    from damoyolo.evaluation.coco import Report
 
 Flag = Annotated[bool, Parameter(negative="")]
 
@@ -59,7 +59,7 @@ def evaluate(
         Print JSON instead of tables.
     """
     if annotations and detections and not (data or weights):
-        from damoyolo.evaluate.coco import evaluate_records
+        from damoyolo.evaluation.coco import evaluate_records
 
         report = evaluate_records(annotations, detections, class_agnostic)
     elif data and weights and not (annotations or detections or class_agnostic):

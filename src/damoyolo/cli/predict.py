@@ -58,7 +58,7 @@ def predict(
         Print the detections as JSON and nothing else.
     """
     from damoyolo import assemble
-    from damoyolo.predict import Found, predict_into
+    from damoyolo.prediction import Found, predict_into
 
     model = assemble.prepare(assemble.load(weights), device=device, image_size=image_size)
     results = predict_into(

@@ -11,13 +11,19 @@ from damoyolo.errors import UserError
 from damoyolo.zoo.recipes import Settings
 
 
+class Flags(Settings):
+    """The settings as options; DATA is an argument."""
+
+    data: Annotated[Path | None, Parameter(parse=False)] = None
+
+
 def train(
     data: Path | None = None,
     /,
     *,
     recipe: str | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
-    settings: Annotated[Settings | None, Parameter(name="*", show_default=False)] = None,
+    settings: Annotated[Flags | None, Parameter(name="*", show_default=False)] = None,
 ) -> None:
     """Train a detector on DATA.
 

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32
 
 from damoyolo.data.sample import Sample
-from damoyolo.zoo.atomic import write_atomically
+from damoyolo.files import write_atomically
 
 CLASS_NAMES = ("circle", "square", "triangle", "star")
 MAX_SHAPES = 8

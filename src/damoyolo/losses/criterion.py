@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jaxtyping import Float
 from torch import Tensor
@@ -36,7 +36,7 @@ class Criterion:
     Box terms count each positive point by its best class probability, so that sure points weigh more.
     """
 
-    assigner: AlignedOTA = AlignedOTA()
+    assigner: AlignedOTA = field(default_factory=AlignedOTA)
     quality_weight: float = 1.0
     giou_weight: float = 2.0
     sides_weight: float = 0.25

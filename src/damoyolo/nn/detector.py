@@ -16,7 +16,7 @@ from damoyolo.spec import STRIDES, ModelCard, ModelSpec
 
 
 class Detector(nn.Module):
-    """Images in, raw `Predictions` out; `card` says what it was built from and what its classes are called."""
+    """Images in, raw `Predictions` out; `card` says what it is and what its classes are called."""
 
     def __init__(self, backbone: nn.Module, neck: nn.Module, head: nn.Module, card: ModelCard) -> None:
         super().__init__()

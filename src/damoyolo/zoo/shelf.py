@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 from pydantic import RootModel
 
 from damoyolo.errors import UserError
+from damoyolo.files import write_atomically
 from damoyolo.nn.detector import Detector
 from damoyolo.spec import Frozen, parse, read_yaml
 from damoyolo.zoo import coco_class_names, read_spec
-from damoyolo.zoo.atomic import write_atomically
 from damoyolo.zoo.download import Progress, download
 from damoyolo.zoo.weights import load_reference, load_weights, save_weights, sha256_of
 

@@ -15,11 +15,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from damoyolo.errors import UserError
+from damoyolo.files import write_atomically
 from damoyolo.nn.blocks import RepConv
 from damoyolo.nn.detector import Detector
 from damoyolo.spec import Frozen, ModelCard, parse
 from damoyolo.zoo import coco_class_names
-from damoyolo.zoo.atomic import write_atomically
 from damoyolo.zoo.layout import disagreement, hollow_detector, layout_of
 from damoyolo.zoo.reference import Conversion, convert_reference
 from damoyolo.zoo.tensor_file import kind_of, read_safetensors, read_torch

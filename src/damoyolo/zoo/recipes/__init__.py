@@ -9,6 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from damoyolo.config import TrainConfig
 from damoyolo.errors import UserError, nearest
 from damoyolo.spec import parse, read_yaml
@@ -23,7 +25,7 @@ class Settings(TrainConfig):
 
 
 class _Recipe(Settings):
-    by_size: dict[str, Settings] = {}
+    by_size: dict[str, Settings] = Field(default_factory=dict)
 
 
 def read_recipe(recipe: str, size: str | None) -> dict[str, Any]:

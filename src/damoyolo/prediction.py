@@ -23,8 +23,8 @@ from damoyolo.data.images import read_image
 from damoyolo.data.resize import Resize, clip
 from damoyolo.detections import Detections
 from damoyolo.errors import UserError
+from damoyolo.files import write_atomically
 from damoyolo.nn.detector import Detector
-from damoyolo.zoo.atomic import write_atomically
 
 Image = UInt8[np.ndarray, "_ _ 3"]
 

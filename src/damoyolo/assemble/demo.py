@@ -8,19 +8,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from damoyolo.assemble import evaluate, load, prepare
-from damoyolo.assemble_training import TrainResult, resolve, train
+from damoyolo.assemble.inference import evaluate, load, prepare
+from damoyolo.assemble.training import TrainResult, resolve, train
 from damoyolo.config import TrainConfig
 from damoyolo.data.shapes import write_shapes
 from damoyolo.errors import UserError
-from damoyolo.evaluate.coco import Report
-from damoyolo.predict import predict_into
-from damoyolo.zoo.atomic import write_atomically
+from damoyolo.evaluation.coco import Report
+from damoyolo.files import write_atomically
+from damoyolo.prediction import predict_into
 
 SETTINGS: dict[str, Any] = {"model": "Ns", "image_size": 192, "epochs": 14, "evaluate_every": 7}
 
 
-def demo(folder: Path, seed: int = 0, settings: dict[str, Any] | None = None, say: Callable[[str], None] = print) -> Path:
+def demo(
+    folder: Path, seed: int = 0, settings: dict[str, Any] | None = None, say: Callable[[str], None] = print
+) -> Path:
     """Draw shapes, train Ns on them for about three minutes on two cores, and show what it finds.
 
     Args:
@@ -37,7 +39,9 @@ def demo(folder: Path, seed: int = 0, settings: dict[str, Any] | None = None, sa
     data = folder / "data"
     write_shapes(data, seed=seed)
     say(f"1. drew 600 training and 100 validation images of shapes in {data}")
-    config = resolve("quick", {**SETTINGS, "data": data, "output": folder / "run", "seed": seed, **(settings or {})})
+    config = resolve(
+        "quick", {**SETTINGS, "data": data, "output": folder / "run", "seed": seed, **(settings or {})}
+    )
     result = train(config)
     say(f"2. trained {config.model} for {config.epochs} epochs: {result.best}")
     model = load(result.best)
@@ -55,11 +59,12 @@ def demo(folder: Path, seed: int = 0, settings: dict[str, Any] | None = None, sa
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>damoyolo demo</title>
 <style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
+body {{ font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 64rem; margin: auto; padding: 1rem }}
 table {{ border-collapse: collapse; margin: 1rem 0 }} td, th {{ padding: .2rem .8rem; text-align: right }}
 th:first-child, td:first-child {{ text-align: left }} tr + tr {{ border-top: 1px solid #ddd }}
 .pictures {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: .6rem }}
-.pictures img {{ width: 100% }} svg {{ width: 100%; max-width: 40rem; height: auto }} code {{ background: #f3f3f3 }}
+.pictures img {{ width: 100% }} svg {{ width: 100%; max-width: 40rem; height: auto }}
+code {{ background: #f3f3f3 }}
 </style>
 <h1>{model} on drawn shapes</h1>
 <p>Trained for {epochs} epochs at {size} px; AP <b>{ap:.3f}</b>, AP50 <b>{ap50:.3f}</b> on {images} validation
@@ -101,7 +106,9 @@ def _curve(values: list[float]) -> str:
     """A line over epochs as SVG, its ends labelled."""
     width, height, margin, top = 600, 200, 30, max(values)
     step = (width - 2 * margin) / max(1, len(values) - 1)
-    points = [(margin + i * step, height - margin - v / top * (height - 2 * margin)) for i, v in enumerate(values)]
+    points = [
+        (margin + i * step, height - margin - v / top * (height - 2 * margin)) for i, v in enumerate(values)
+    ]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     labels = "".join(
         f'<text x="{x:.0f}" y="{y - 8:.0f}" text-anchor="{anchor}" font-size="13">{value:.2f}</text>'

@@ -11,9 +11,9 @@ import torch
 from damoyolo.data.dataset import check_images
 from damoyolo.data.formats import read_coco
 from damoyolo.errors import UserError, nearest
-from damoyolo.evaluate import coco
+from damoyolo.evaluation import coco
 from damoyolo.nn.detector import Detector, fuse
-from damoyolo.predict import detect
+from damoyolo.prediction import detect
 from damoyolo.spec import STRIDES
 from damoyolo.zoo import SIZES
 from damoyolo.zoo.mirrors import find_weights

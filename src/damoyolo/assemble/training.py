@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import yaml
 
-from damoyolo.assemble import choose_device, prepare
+from damoyolo.assemble.inference import choose_device, prepare
 from damoyolo.config import TrainConfig
 from damoyolo.data.augment import Augment
 from damoyolo.data.dataset import Dataset, check_images
@@ -19,18 +19,18 @@ from damoyolo.data.loader import TrainingSet, TrainLoader
 from damoyolo.data.resize import Resize
 from damoyolo.data.source import Source
 from damoyolo.errors import UserError
-from damoyolo.evaluate import coco
+from damoyolo.evaluation import coco
+from damoyolo.files import write_atomically
 from damoyolo.losses.criterion import Criterion
 from damoyolo.nn.detector import Detector, build_detector
-from damoyolo.predict import detect
+from damoyolo.prediction import detect
 from damoyolo.spec import ModelCard, ModelSpec, parse, read_yaml
-from damoyolo.train.checkpoint import STATE_FILE
-from damoyolo.train.ema import Ema
-from damoyolo.train.log import METRICS_FILE
-from damoyolo.train.loop import BEST_FILE, LAST_FILE, Trainer
-from damoyolo.train.optim import Schedule, build_optimizer
+from damoyolo.training.checkpoint import STATE_FILE
+from damoyolo.training.ema import Ema
+from damoyolo.training.log import METRICS_FILE
+from damoyolo.training.loop import BEST_FILE, LAST_FILE, Trainer
+from damoyolo.training.optim import Schedule, build_optimizer
 from damoyolo.zoo import SIZES, coco_class_names, read_spec
-from damoyolo.zoo.atomic import write_atomically
 from damoyolo.zoo.recipes import overlay, read_recipe
 from damoyolo.zoo.transfer import with_classes
 from damoyolo.zoo.weights import load_any
@@ -55,7 +55,7 @@ class TrainResult:
 def build(
     model: str | Path, num_classes: int | None = None, *, class_names: tuple[str, ...] | None = None
 ) -> Detector:
-    """A detector with random weights, in eval mode: a size of the zoo or a spec file; by default COCO's classes."""
+    """A detector with random weights, in eval mode, of a size or a spec file, by default for COCO."""
     if class_names is None:
         coco_names = coco_class_names()
         count = len(coco_names) if num_classes is None else num_classes

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from damoyolo.errors import UserError
-from damoyolo.zoo.atomic import write_atomically
+from damoyolo.files import write_atomically
 
 STATE_FILE = "state.pt"
 """Both sets of weights, optimizer, random numbers and position of the run in a folder."""

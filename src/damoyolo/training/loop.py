@@ -19,10 +19,10 @@ from damoyolo.data.loader import Batch, TrainLoader
 from damoyolo.errors import RunError
 from damoyolo.losses.criterion import Losses
 from damoyolo.nn.detector import Detector
-from damoyolo.train.checkpoint import load_state, save_state
-from damoyolo.train.ema import Ema
-from damoyolo.train.log import MetricsFile, ProgressBar
-from damoyolo.train.optim import Schedule
+from damoyolo.training.checkpoint import load_state, save_state
+from damoyolo.training.ema import Ema
+from damoyolo.training.log import MetricsFile, ProgressBar
+from damoyolo.training.optim import Schedule
 from damoyolo.zoo.weights import save_weights
 
 BEST_FILE, LAST_FILE = "best.safetensors", "last.safetensors"
@@ -124,8 +124,8 @@ class Trainer:
     def _check(self, loss: Tensor, batch: Batch) -> None:
         if not math.isfinite(float(loss)):
             raise RunError(
-                f"the loss became {float(loss)} at step {self.step} (images {', '.join(batch.names)}); the state "
-                f"in {self.folder} is from before; start again with a lower optim.lr or with optim.clip_norm"
+                f"the loss became {float(loss)} at step {self.step} (images {', '.join(batch.names)}); the "
+                f"state in {self.folder} is from before; lower optim.lr or set optim.clip_norm"
             )
 
     def _describe_losses(self) -> str:

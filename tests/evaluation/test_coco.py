@@ -18,7 +18,7 @@ from conftest import shared_data
 from damoyolo.data.formats import read_coco
 from damoyolo.detections import Detections
 from damoyolo.errors import UserError
-from damoyolo.evaluate.coco import ABSENT, ClassReport, Report, evaluate, evaluate_records
+from damoyolo.evaluation.coco import ABSENT, ClassReport, Report, evaluate, evaluate_records
 
 PAIRS = {
     "val2014_100 x fakebbox100 (all 100 images)": (

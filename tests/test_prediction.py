@@ -16,7 +16,7 @@ from damoyolo.boxes.points import Pyramid
 from damoyolo.boxes.types import Predictions
 from damoyolo.errors import UserError
 from damoyolo.nn.detector import Detector
-from damoyolo.predict import Broken, Found, detect, find_images, predict, predict_files, predict_into
+from damoyolo.prediction import Broken, Found, detect, find_images, predict, predict_files, predict_into
 from damoyolo.spec import ModelCard
 from damoyolo.zoo import read_spec
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import golden
 from torch import nn
 
-from damoyolo.train.ema import Ema
-from damoyolo.train.optim import Schedule, build_optimizer
+from conftest import golden
+from damoyolo.training.ema import Ema
+from damoyolo.training.optim import Schedule, build_optimizer
 
 
 @pytest.mark.parametrize(("recipe", "peak"), [("T", 0.04), ("nano", 0.004)])
