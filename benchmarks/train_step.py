@@ -2,7 +2,8 @@
 
     python benchmarks/train_step.py [--models Ns T] [--image-size 320] [--batch-size 8] [--repeats 15]
 
-Forward, assignment, loss, backward, optimizer and EMA on fixed random images with ten boxes each; medians.
+Forward, assignment, loss, backward, optimizer and EMA on fixed random images with ten boxes each; medians, in
+float32 and in bfloat16 (mixed precision).
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class TimedAssigner(AlignedOTA):
         return assignment
 
 
-def measure(model, image_size, batch_size, repeats):
+def measure(model, precision, image_size, batch_size, repeats):
     torch.manual_seed(0)
     detector = build(model).train().to(memory_format=torch.channels_last)
     optimizer = build_optimizer(detector, "sgd", weight_decay=5e-4, momentum=0.9)
@@ -57,7 +58,8 @@ def measure(model, image_size, batch_size, repeats):
     boxes = torch.cat([corner, corner + 16 + torch.rand(batch_size, 10, 2) * image_size * 0.3], dim=2)
     targets = Targets.pad(list(boxes), list(torch.randint(80, (batch_size, 10))))
     for step in range(repeats + 3):
-        predictions = watch("forward", lambda: detector(images))
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            predictions = watch("forward", lambda: detector(images))
         losses = watch("loss", lambda predictions=predictions: criterion(predictions, targets))
         watch.ms["assignment"].append(TimedAssigner.ms)
         watch.ms["loss"][-1] -= TimedAssigner.ms
@@ -76,16 +78,18 @@ def main():
     parser.add_argument("--repeats", type=int, default=15)
     args = parser.parse_args()
     table = Table(
-        title=f"One step in ms: {args.image_size} px, batch {args.batch_size}, float32, channels_last, "
+        title=f"One step in ms: {args.image_size} px, batch {args.batch_size}, channels_last, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}"
     )
-    for column in ("model", *PARTS, "together", "forward + backward"):
+    for column in ("model", "precision", *PARTS, "together", "forward + backward"):
         table.add_column(column, justify="right")
     for model in args.models:
-        ms = measure(model, args.image_size, args.batch_size, args.repeats)
-        total = sum(ms.values())
-        share = (ms["forward"] + ms["backward"]) / total
-        table.add_row(model, *(f"{ms[part]:.1f}" for part in PARTS), f"{total:.0f}", f"{share:.1%}")
+        for precision in ("float32", "bfloat16"):
+            ms = measure(model, precision, args.image_size, args.batch_size, args.repeats)
+            total = sum(ms.values())
+            share = (ms["forward"] + ms["backward"]) / total
+            numbers = (f"{ms[part]:.1f}" for part in PARTS)
+            table.add_row(model, precision, *numbers, f"{total:.0f}", f"{share:.1%}")
     Console(width=120).print(table)
 
 

@@ -13,7 +13,7 @@ from damoyolo.spec import Frozen
 class Config(Frozen):
     """Settings; the text under each field is its help on the command line."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
+    model_config = ConfigDict(use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -61,7 +61,7 @@ class OptimConfig(Config):
     """For convolution weights; norms and biases are not decayed."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Of `sgd`."""
-    warmup_epochs: NonNegativeFloat = 5
+    warmup_epochs: NonNegativeFloat = 5.0
     """Quadratic rise from zero."""
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Where the cosine ends, as a share of the peak."""
@@ -69,7 +69,7 @@ class OptimConfig(Config):
     """Largest L2 norm of the gradient; none by default."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9998
     """Decay per step of the averaged weights, which are the ones evaluated and shipped."""
-    ema_warmup_steps: PositiveFloat = 2000
+    ema_warmup_steps: PositiveFloat = 2000.0
     """Steps over which that decay is approached from zero."""
 
 
@@ -92,10 +92,12 @@ class TrainConfig(Config):
     """Last epochs, without mosaic, mixup and affine, at the lowest learning rate."""
     evaluate_every: PositiveInt = 10
     """Epochs between evaluations on the validation images; there is one at the end, too."""
-    checkpoint_minutes: NonNegativeFloat = 10
+    checkpoint_minutes: NonNegativeFloat = 10.0
     """Longest time between two checkpoints; there is one after every epoch that is evaluated, too."""
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Of weights, order and augmentation; the same seed on the same machine gives the same result."""
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Of convolutions while training; `auto` takes bfloat16 where the device computes it faster."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
     resize: Literal["stretch", "letterbox"] = "stretch"

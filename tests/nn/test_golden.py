@@ -4,7 +4,8 @@ Every `golden-<size>.npz` in the golden folder is run, so a size needs nothing b
 
 On the processor that made the numbers scores are equal to the bit. Elsewhere the convolution kernels round
 differently (every early stage is still equal to the bit here), which the tolerances below allow for and no
-more: at most 3.3e-6 was seen in a score. Training amplifies rounding, so it is compared with the same two threads.
+more: at most 3.3e-6 was seen in a score. Training amplifies rounding, so it is compared with the same two
+threads.
 """
 
 from __future__ import annotations

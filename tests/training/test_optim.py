@@ -23,7 +23,7 @@ def test_schedule_equals_the_reference_s(recipe, peak):
 
 def test_decay_of_the_average_equals_the_reference_s():
     numbers = np.load(golden("golden-lr.npz"))
-    ema = Ema(nn.Linear(1, 1), decay=0.9998, warmup_steps=2000)
+    ema = Ema(nn.Linear(1, 1), decay=0.9998, warmup_steps=2000.0)
     found = [ema.decay_at(int(step)) for step in numbers["iters"]]
     np.testing.assert_allclose(found, numbers["ema_decay"], rtol=1e-12, atol=1e-18)
 

@@ -2,10 +2,9 @@
 
 from damoyolo.assemble.demo import demo
 from damoyolo.assemble.inference import choose_device, convert, evaluate, load, prepare
-from damoyolo.assemble.training import FREE_TO_CHANGE, TrainResult, build, read_config, resolve, train
+from damoyolo.assemble.training import TrainResult, build, read_config, resolve, train
 
 __all__ = [
-    "FREE_TO_CHANGE",
     "TrainResult",
     "build",
     "choose_device",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import html
 import json
 from collections.abc import Callable
@@ -21,34 +22,41 @@ SETTINGS: dict[str, Any] = {"model": "Ns", "image_size": 192, "epochs": 14, "eva
 
 
 def demo(
-    folder: Path, seed: int = 0, settings: dict[str, Any] | None = None, say: Callable[[str], None] = print
+    folder: Path,
+    seed: int = 0,
+    settings: dict[str, Any] | None = None,
+    say: Callable[[str], None] = print,
+    *,
+    images: tuple[int, int] = (600, 100),
 ) -> Path:
     """Draw shapes, train Ns on them for about three minutes on two cores, and show what it finds.
 
     Args:
-        folder: receives `data`, `run`, `pictures` and `index.html`; must not hold an earlier demo.
+        folder: receives `data`, `run`, `pictures` and `index.html`; new or empty.
         seed: of the drawings and of the training.
         settings: laid over the demo's own training settings.
         say: told what happens.
+        images: how many are drawn to train on and to validate with.
 
     Returns:
         The page to open in a browser.
     """
-    if (folder / "run").exists():
-        raise UserError(f"output: {folder} holds a demo already; take another folder or remove it")
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"output: {folder} exists and is not an empty folder; take another or remove it")
     data = folder / "data"
-    write_shapes(data, seed=seed)
-    say(f"1. drew 600 training and 100 validation images of shapes in {data}")
     config = resolve(
         "quick", {**SETTINGS, "data": data, "output": folder / "run", "seed": seed, **(settings or {})}
     )
+    train_images, val_images = images
+    write_shapes(data, train_images, val_images, seed=seed)
+    say(f"1. drew {train_images} training and {val_images} validation images of shapes in {data}")
     result = train(config)
     say(f"2. trained {config.model} for {config.epochs} epochs: {result.best}")
     model = load(result.best)
-    report = evaluate(model, data)
+    report = evaluate(model, data, device=config.device)
     say(f"3. evaluated on the validation images: AP {report.ap:.3f}, AP50 {report.ap50:.3f}")
-    some = data / "images" / "val_000*.jpg"
-    found = list(predict_into(prepare(model), some, folder / "pictures"))
+    some = Path(glob.escape(str(data))) / "images" / "val_000*.jpg"
+    found = list(predict_into(prepare(model, device=config.device), some, folder / "pictures"))
     say(f"4. detected in {len(found)} of them: {folder / 'pictures'}")
     page = folder / "index.html"
     write_atomically(page, _page(config, result, report, [each.path.name for each in found]).encode())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,14 +20,15 @@ from damoyolo.data.formats import read_coco
 from damoyolo.data.loader import TrainingSet, TrainLoader
 from damoyolo.data.resize import Resize
 from damoyolo.data.source import Source
-from damoyolo.errors import UserError
+from damoyolo.errors import RunError, UserError
 from damoyolo.evaluation import coco
 from damoyolo.files import write_atomically
 from damoyolo.losses.criterion import Criterion
+from damoyolo.nn.blocks import RepConv
 from damoyolo.nn.detector import Detector, build_detector
 from damoyolo.prediction import detect
 from damoyolo.spec import ModelCard, ModelSpec, parse, read_yaml
-from damoyolo.training.checkpoint import STATE_FILE
+from damoyolo.training.checkpoint import STATE_FILE, remove_unfinished
 from damoyolo.training.ema import Ema
 from damoyolo.training.log import METRICS_FILE
 from damoyolo.training.loop import BEST_FILE, LAST_FILE, Trainer
@@ -36,8 +39,8 @@ from damoyolo.zoo.transfer import with_classes
 from damoyolo.zoo.weights import load_any
 
 CONFIG_FILE = "config.yaml"
-FREE_TO_CHANGE = ("workers", "cache_mb", "device", "checkpoint_minutes")
-"""Settings that a resumed run may change, because they do not change its numbers."""
+FREE_TO_CHANGE = ("output", "workers", "cache_mb", "device", "checkpoint_minutes")
+"""Settings that a resumed run may change, because they do not change what is computed, only where."""
 SPEC_SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -74,10 +77,13 @@ def resolve(recipe: str | None, settings: dict[str, Any]) -> TrainConfig:
 
     Without a recipe, weights are fine-tuned (`finetune`) and anything else is trained from scratch (`quick`).
     """
-    model = str(settings.get("model", "Ns"))
+    model = settings.get("model")
     if recipe is None:
-        recipe = "finetune" if _is_weights(model) else "quick"
-    return parse(TrainConfig, overlay(read_recipe(recipe, _as_size(model)), settings), where="settings")
+        recipe = "finetune" if model and _is_weights(str(model)) else "quick"
+    merged = overlay(read_recipe(recipe, model), settings)
+    if merged.get("data") is None:
+        raise UserError("data: nothing to train on; give a folder or a YAML file that names its paths")
+    return parse(TrainConfig, merged, where="settings")
 
 
 def train(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> TrainResult:
@@ -90,34 +96,46 @@ def train(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> 
 
     Raises:
         UserError: if the model, the data or the folder cannot be used; before the first step.
-        RunError: if the loss stops being a number.
+        RunError: if the loss stops being a number, or the device's memory is too small.
     """
     device = choose_device(config.device)
     _check_folder(config, resume)
     training = _read(config, "train")
     validation = _read(config, "val", training.class_names)
+    if not quiet:
+        for dataset in (training, validation):
+            print(dataset.summary(), *dataset.report.skipped, sep="\n", file=sys.stderr)
     torch.manual_seed(config.seed)
     detector = _first_detector(config, training.class_names).train()
     detector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     trainer = _trainer(config, detector, training, validation, quiet)
+    remove_unfinished(config.output)
     write_atomically(config.output / CONFIG_FILE, _to_yaml(config).encode())
     if resume:
         trainer.restore()
-    trainer.run()
+    try:
+        trainer.run()
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            f"{device} ran out of memory; start anew with a smaller batch_size or image_size"
+        ) from error
     folder = config.output
     return TrainResult(folder, folder / BEST_FILE, folder / LAST_FILE, folder / METRICS_FILE, trainer.best_ap)
 
 
-def read_config(folder: Path) -> TrainConfig:
-    """The resolved configuration of the run in a folder."""
+def read_config(folder: Path, changes: dict[str, Any] | None = None) -> TrainConfig:
+    """The resolved configuration of the run in a folder, with the changes laid over it."""
     path = folder / CONFIG_FILE
     if not path.exists():
         raise UserError(f"output: {folder} holds no run (no {CONFIG_FILE}); start one without --resume")
-    return parse(TrainConfig, read_yaml(path), where=str(path))
+    before = parse(TrainConfig, read_yaml(path), where=str(path)).model_dump()
+    return parse(TrainConfig, overlay(before, {**(changes or {}), "output": folder}), where="settings")
 
 
 def _check_folder(config: TrainConfig, resume: bool) -> None:
     """A new run must not overwrite one, and a resumed one must be told what it was told before."""
+    if config.output.exists() and not config.output.is_dir():
+        raise UserError(f"output: {config.output} is a file; name a folder")
     if not resume:
         if any((config.output / name).exists() for name in (STATE_FILE, METRICS_FILE, BEST_FILE)):
             raise UserError(
@@ -141,7 +159,7 @@ def _read(config: TrainConfig, split: str, class_names: tuple[str, ...] | None =
 
 def _first_detector(config: TrainConfig, class_names: tuple[str, ...]) -> Detector:
     """The detector a run begins with."""
-    trained = load_any(config.model) if _is_weights(config.model) else None
+    trained = _load_trainable(config.model) if _is_weights(config.model) else None
     spec = trained.card.spec if trained else _read_spec(config.model)
     side = config.image_size or spec.image_size
     lineage: dict[str, Any] = {"source": "trained", "data": config.data.name, "torch": torch.__version__}
@@ -151,7 +169,17 @@ def _first_detector(config: TrainConfig, class_names: tuple[str, ...]) -> Detect
     card = ModelCard(
         spec=spec, class_names=class_names, image_size=(side, side), resize=config.resize, lineage=lineage
     )
-    return with_classes(trained, card)[0] if trained else build_detector(card)
+    return with_classes(trained, card) if trained else build_detector(card)
+
+
+def _load_trainable(path: str) -> Detector:
+    detector = load_any(path)
+    if any(isinstance(module, RepConv) and hasattr(module, "fused") for module in detector.modules()):
+        raise UserError(
+            f"model: {path} holds weights that were fused for inference and cannot be trained on; "
+            "give the file they were made from"
+        )
+    return detector
 
 
 def _trainer(
@@ -179,7 +207,8 @@ def _trainer(
         epochs=config.epochs,
         evaluate_every=config.evaluate_every,
         checkpoint_minutes=config.checkpoint_minutes,
-        clip_norm=optim.clip_norm,
+        clip_norm=optim.clip_norm or math.inf,
+        bfloat16=_is_bfloat16(config.precision, next(detector.parameters()).device),
         quiet=quiet,
     )
 
@@ -202,7 +231,16 @@ def _numbers_on(dataset: Dataset, device: str, model: Detector) -> dict[str, flo
     ready = prepare(model, device=device)
     report = coco.evaluate(partial(detect, ready, score=model.card.spec.score_threshold), dataset)
     numbers = {name: round(getattr(report, name), 6) for name in ("ap", "ap50", "ap75", "ap_small", "ar100")}
-    return numbers | {f"ap_{each.name}": round(each.ap, 6) for each in report.per_class}
+    return numbers | {f"ap/{each.name}": round(each.ap, 6) for each in report.per_class}
+
+
+def _is_bfloat16(precision: str, device: torch.device) -> bool:
+    """Whether to train in bfloat16; `auto` says yes where matrix units make it faster."""
+    if precision != "auto":
+        return precision == "bfloat16"
+    if device.type == "cpu":
+        return torch.cpu._is_amx_tile_supported()
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _to_yaml(config: TrainConfig) -> str:

@@ -336,7 +336,7 @@ def _iou_planes(
 def _sum_of_largest(values: Float[Tensor, "b n p"], k: int) -> Float[Tensor, "b n"]:
     """Sum of the k largest along the last dimension, a multiple of `_LANES` long.
 
-    The k largest values lie in the k columns with the largest maxima, so two small searches do for a long one.
+    The k largest values lie in the k columns with the largest maxima, so two small searches do.
     """
     columns = values.unflatten(2, (_LANES, -1))
     best = columns.amax(dim=2).topk(min(k, columns.shape[3]), dim=2).indices

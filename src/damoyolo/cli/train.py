@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from damoyolo.errors import UserError
 from damoyolo.zoo.recipes import Settings
 
 
@@ -44,12 +43,9 @@ def train(
     given: dict[str, Any] = settings.model_dump(exclude_unset=True) if settings else {}
     if data is not None:
         given["data"] = data
-    if resume and given.keys() <= {"output", *assemble.FREE_TO_CHANGE} and recipe is None:
-        before = assemble.read_config(given.get("output", Settings().output))
-        config = before.model_copy(update=given)
-    elif "data" in given:
-        config = assemble.resolve(recipe, given)
+    if resume and recipe is None:
+        config = assemble.read_config(given.get("output", Settings().output), given)
     else:
-        raise UserError("DATA: nothing to train on; give a folder or a YAML file")
+        config = assemble.resolve(recipe, given)
     result = assemble.train(config, resume=resume)
     print(f"best AP {result.ap:.3f}: {result.best}")

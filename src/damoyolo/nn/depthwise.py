@@ -1,9 +1,14 @@
-"""Depthwise convolution whose weight gradient is fast on CPUs.
+"""Depthwise convolution whose gradients are fast on CPUs.
 
-oneDNN, PyTorch's CPU backend, computes the weight gradient of a depthwise convolution channel by channel; for
-a 5x5 kernel that takes some 25 times as long as the forward pass and half of a nano model's training step.
-The gradient of a *grouped* convolution over blocks of 16 channels goes through its fast kernels: 15 of 16
-products are thrown away, and it is still three to four times faster. The numbers are the same up to rounding.
+oneDNN, PyTorch's CPU backend, has no fast path for two gradients of a depthwise convolution, and they take half
+of a nano model's training step (5x5, float32; up to forty times the forward pass in bfloat16):
+
+- The weight gradient is computed channel by channel. That of a *grouped* convolution over blocks of 16 channels
+  goes through the fast kernels; 15 of 16 products are thrown away, and it is still two to four times faster.
+- The input gradient of a strided convolution scatters. Spreading the incoming gradient out with zeros first
+  makes it a plain depthwise convolution with the kernel turned around.
+
+The numbers are the same up to rounding. `benchmarks/depthwise.py` shows both.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ _BLOCKS = (16, 8)
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """`nn.Conv2d` with one group per channel and no bias; only its CPU weight gradient differs."""
+    """`nn.Conv2d` with one group per channel and no bias; only how its gradients are computed on a CPU differs."""
 
     def __init__(self, channels: int, kernel: int, stride: int) -> None:
         super().__init__(channels, channels, kernel, stride, padding=kernel // 2, groups=channels, bias=False)
@@ -30,12 +35,12 @@ class DepthwiseConv2d(nn.Conv2d):
         trains = torch.is_grad_enabled() and self.weight.requires_grad and not torch.compiler.is_compiling()
         if block is None or not trains or x.device.type != "cpu":
             return super().forward(x)
-        out: Tensor = _Blockwise.apply(x, self.weight, self.stride[0], self.padding[0], block)
+        out: Tensor = _Blockwise.apply(x, self.weight.to(x.dtype), self.stride[0], self.padding[0], block)
         return out
 
 
 class _Blockwise(torch.autograd.Function):
-    """A depthwise convolution whose weight gradient is that of a convolution over blocks of channels."""
+    """A depthwise convolution with the gradients described above."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int, block: int) -> Tensor:
@@ -47,26 +52,50 @@ class _Blockwise(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         (out,) = gradients
         x, weight = ctx.saved_tensors
-        channels, block = len(weight), ctx.block
         for_x = for_weight = None
         if ctx.needs_input_grad[0]:
-            for_x = _gradients(ctx, out, x, weight, channels, of_weight=False)[0]
+            for_x = nn.functional.conv2d(
+                _spread(out, x, ctx.stride), weight.flip(2, 3), padding=ctx.padding, groups=len(weight)
+            )
         if ctx.needs_input_grad[1]:
-            wide = weight.new_empty(channels, block, *weight.shape[2:])
-            blocks = _gradients(ctx, out, x, wide, channels // block, of_weight=True)[1]
-            assert blocks is not None
-            own = blocks.unflatten(0, (-1, block)).diagonal(dim1=1, dim2=2)  # (groups, k, k, block)
-            for_weight = own.permute(0, 3, 1, 2).reshape_as(weight)
+            for_weight = _own_products(x, out, weight, ctx.stride, ctx.padding, ctx.block)
         return for_x, for_weight, None, None, None
 
 
-def _gradients(
-    ctx: Any, out: Tensor, x: Tensor, weight: Tensor, groups: int, of_weight: bool
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of input, weight and bias, of which one of the first two is asked for."""
-    stride, padding = [ctx.stride] * 2, [ctx.padding] * 2
-    mask = (not of_weight, of_weight, False)
-    found: tuple[Tensor | None, Tensor | None, Tensor | None] = torch.ops.aten.convolution_backward(
-        out, x, weight, None, stride, padding, [1, 1], False, [0, 0], groups, mask
+def _spread(
+    out: Float[Tensor, "b c h2 w2"], x: Float[Tensor, "b c h w"], stride: int
+) -> Float[Tensor, "b c h w"]:
+    """The gradient at the positions its kernels were centred on, zeros between them."""
+    if stride == 1:
+        return out
+    spread = torch.zeros_like(x, dtype=out.dtype)
+    spread[..., ::stride, ::stride] = out
+    return spread
+
+
+def _own_products(
+    x: Float[Tensor, "b c h w"],
+    out: Float[Tensor, "b c h2 w2"],
+    weight: Float[Tensor, "c 1 k k"],
+    stride: int,
+    padding: int,
+    block: int,
+) -> Float[Tensor, "c 1 k k"]:
+    """The weight gradient: of all products within a block, those of a channel with itself."""
+    channels = len(weight)
+    wide = weight.new_empty(channels, block, *weight.shape[2:])
+    _, products, _ = torch.ops.aten.convolution_backward(
+        out,
+        x,
+        wide,
+        bias_sizes=None,
+        stride=[stride] * 2,
+        padding=[padding] * 2,
+        dilation=[1, 1],
+        transposed=False,
+        output_padding=[0, 0],
+        groups=channels // block,
+        output_mask=(False, True, False),
     )
-    return found
+    own: Tensor = products.unflatten(0, (-1, block)).diagonal(dim1=1, dim2=2)  # (groups, k, k, block)
+    return own.permute(0, 3, 1, 2).reshape_as(weight)

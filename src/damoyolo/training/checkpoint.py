@@ -29,8 +29,17 @@ def load_state(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+    except Exception as error:  # a damaged pickle can raise anything
         raise UserError(
-            f"{path}: is not a training state ({str(error).splitlines()[0]}); remove it to start the run anew"
+            f"{path}: is damaged or no training state ({type(error).__name__}); "
+            "remove it to begin the run again"
         ) from error
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: holds a {type(state).__name__}; remove it to begin the run again")
     return state
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a run that was killed had begun to write."""
+    for part in folder.glob(".*.part"):
+        part.unlink(missing_ok=True)

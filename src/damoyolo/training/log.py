@@ -19,6 +19,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from damoyolo.errors import UserError
+from damoyolo.files import write_atomically
+
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -40,14 +43,15 @@ class MetricsFile:
         if not self.path.exists():
             return []
         lines = self.path.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1]]
+        try:
+            return [json.loads(line) for line in lines[:-1]]
+        except ValueError as error:
+            raise UserError(f"{self.path}: is damaged ({error}); remove it to go on without it") from error
 
     def keep_until(self, step: int) -> None:
         """Forget records of later steps."""
         kept = [json.dumps(record) + "\n" for record in self.read() if record["step"] <= step]
-        part = self.path.with_suffix(".part")
-        part.write_text("".join(kept), encoding="utf-8")
-        part.replace(self.path)
+        write_atomically(self.path, "".join(kept).encode())
 
 
 class ProgressBar:

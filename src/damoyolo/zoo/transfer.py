@@ -9,14 +9,14 @@ from damoyolo.spec import ModelCard
 
 
 @torch.no_grad()
-def with_classes(trained: Detector, card: ModelCard) -> tuple[Detector, tuple[str, ...]]:
-    """A detector for `card`'s classes that begins with the weights of `trained`, and the classes it knows.
+def with_classes(trained: Detector, card: ModelCard) -> Detector:
+    """A detector for `card`'s classes that begins with the weights of `trained`, which is not fused.
 
     Everything but the class projections is copied; of those, the rows of classes with the same name.
     """
     fresh = build_detector(card)
     old, new = trained.state_dict(), fresh.state_dict()
-    known = tuple(name for name in card.class_names if name in trained.card.class_names)
+    known = [name for name in card.class_names if name in trained.card.class_names]
     rows = [card.class_names.index(name) for name in known]
     old_rows = [trained.card.class_names.index(name) for name in known]
     for key, value in new.items():
@@ -24,4 +24,4 @@ def with_classes(trained: Detector, card: ModelCard) -> tuple[Detector, tuple[st
             value[rows] = old[key][old_rows]
         else:
             value.copy_(old[key])
-    return fresh, known
+    return fresh

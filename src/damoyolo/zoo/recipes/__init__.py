@@ -9,11 +9,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from damoyolo.config import TrainConfig
 from damoyolo.errors import UserError, nearest
 from damoyolo.spec import parse, read_yaml
+from damoyolo.zoo import SIZES
 
 RECIPES = ("coco", "finetune", "quick")
 
@@ -27,9 +28,18 @@ class Settings(TrainConfig):
 class _Recipe(Settings):
     by_size: dict[str, Settings] = Field(default_factory=dict)
 
+    @field_validator("by_size")
+    @classmethod
+    def _sizes_exist(cls, by_size: dict[str, Settings]) -> dict[str, Settings]:
+        for size in by_size:
+            if size not in SIZES:
+                hint = nearest(size, SIZES) or f"; known sizes: {' '.join(SIZES)}"
+                raise ValueError(f"'{size}' is no model size{hint}")
+        return by_size
 
-def read_recipe(recipe: str, size: str | None) -> dict[str, Any]:
-    """Settings of a recipe, by name or by path of a YAML file, for a model size if one is given."""
+
+def read_recipe(recipe: str, model: str | None = None) -> dict[str, Any]:
+    """Settings of a recipe, by name or by path of a YAML file, for a model: that one or the recipe's own."""
     if Path(recipe).suffix in (".yaml", ".yml"):
         path = Path(recipe)
     elif recipe in RECIPES:
@@ -40,6 +50,8 @@ def read_recipe(recipe: str, size: str | None) -> dict[str, Any]:
     settings = read_yaml(path)
     parse(_Recipe, settings, where=str(path))
     by_size = settings.pop("by_size", {})
+    model = model or settings.get("model") or TrainConfig.model_fields["model"].default
+    size = next((size for size in SIZES if size.lower() == str(model).lower()), None)
     return overlay(settings, by_size.get(size, {}))
 
 

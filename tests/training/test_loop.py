@@ -1,0 +1,255 @@
+"""The loop on real parts: what it steps with, evaluates, keeps, refuses and takes up again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from damoyolo.boxes.types import Predictions, Targets
+from damoyolo.config import AugmentConfig
+from damoyolo.data.augment import Augment
+from damoyolo.data.formats import read_coco
+from damoyolo.data.loader import TrainingSet, TrainLoader
+from damoyolo.data.resize import Resize
+from damoyolo.data.source import Source
+from damoyolo.errors import RunError, UserError
+from damoyolo.losses.criterion import Criterion, Losses
+from damoyolo.nn.detector import Detector, build_detector
+from damoyolo.spec import ModelCard
+from damoyolo.training.ema import Ema
+from damoyolo.training.loop import Trainer
+from damoyolo.training.optim import Schedule, build_optimizer
+from damoyolo.zoo import read_spec
+from damoyolo.zoo.tensor_file import read_safetensors
+from tiny_runs import IMAGES, SMALL_SPEC, STEPS_PER_EPOCH, metrics, outcome, write_data
+
+EPOCHS = 2
+STEPS = EPOCHS * STEPS_PER_EPOCH
+SCHEDULE = Schedule(0.01, total=STEPS, warmup=2, flat=2, floor_ratio=0.1)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("shapes"))
+
+
+class Marks:
+    """An evaluation that gives marks in order and remembers which model it was asked about."""
+
+    def __init__(self, *marks: float) -> None:
+        self.marks: Iterator[float] = iter(marks)
+        self.models: list[Detector] = []
+        self.states: list[dict[str, Tensor]] = []
+
+    def __call__(self, model: Detector) -> dict[str, float]:
+        self.models.append(model)
+        self.states.append({key: value.clone() for key, value in model.state_dict().items()})
+        return {"ap": next(self.marks), "ap50": 0.5}
+
+
+def make_trainer(data: Path, folder: Path, evaluate: Marks | None = None, **changes: Any) -> Trainer:
+    """A run of two epochs of three steps with random weights."""
+    torch.manual_seed(0)
+    records = read_coco(data, "train")
+    card = ModelCard(spec=SMALL_SPEC, class_names=records.class_names, image_size=(64, 64))
+    detector = build_detector(card).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    augment = Augment(**{**AugmentConfig().model_dump(), "mosaic_size": 64})
+    samples = TrainingSet(Source(records.records, 8), Resize("stretch", (64, 64)), augment, 1, seed=0)
+    settings: dict[str, Any] = {
+        "ema": Ema(detector, decay=0.9, warmup_steps=5.0),
+        "optimizer": build_optimizer(detector, "adamw", weight_decay=0.05, momentum=0.9),
+        "schedule": SCHEDULE,
+        "criterion": Criterion(),
+        "loader": TrainLoader(samples, batch_size=4, workers=0),
+        "evaluate": evaluate or Marks(0.1, 0.2),
+        "epochs": EPOCHS,
+        "evaluate_every": 1,
+        "checkpoint_minutes": 0.0,
+        "quiet": True,
+    }
+    return Trainer(detector=detector, folder=folder, **{**settings, **changes})
+
+
+def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+class FailsAt:
+    """The criterion, until the step with this number, which gets what `spoil` makes of its losses."""
+
+    def __init__(self, step: int, spoil: Any) -> None:
+        self.step, self.spoil, self.calls = step, spoil, 0
+
+    def __call__(self, predictions: Predictions, targets: Targets) -> Losses:
+        losses = Criterion()(predictions, targets)
+        self.calls += 1
+        return self.spoil(losses) if self.calls == self.step + 1 else losses
+
+
+def nan_loss(losses: Losses) -> Losses:
+    return replace(losses, giou=losses.giou * float("nan"))
+
+
+def nan_gradient(losses: Losses) -> Losses:
+    return replace(losses, giou=losses.giou + (losses.giou * 0).sqrt())
+
+
+def interruption(_: Losses) -> Losses:
+    raise KeyboardInterrupt
+
+
+def test_every_step_is_taken_at_the_rate_of_the_schedule(data: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(data, tmp_path)
+    rates: list[list[float]] = []
+    trainer.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: rates.append([group["lr"] for group in optimizer.param_groups])
+    )
+    trainer.run()
+    assert rates == [[SCHEDULE(step)] * 2 for step in range(STEPS)]
+    assert [record["lr"] for record in metrics(tmp_path)] == [SCHEDULE(2), SCHEDULE(5)]
+
+
+def test_the_average_is_what_is_evaluated_and_written(data: Path, tmp_path: Path) -> None:
+    marks = Marks(0.1, 0.2)
+    trainer = make_trainer(data, tmp_path, marks)
+    trainer.run()
+    assert all(model is trainer.ema.model for model in marks.models)
+    last = read_safetensors(tmp_path / "last.safetensors")[0]
+    assert equal(last, trainer.ema.model.state_dict())
+    assert not equal(last, trainer.detector.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("marks", "best"), [((0.3, 0.2), 0), ((0.2, 0.3), 1), ((0.0, 0.0), 1), ((-1.0, -1.0), 1)]
+)
+def test_the_weights_of_the_best_evaluation_are_kept_and_of_equal_ones_the_latest(
+    marks: tuple[float, ...], best: int, data: Path, tmp_path: Path
+) -> None:
+    evaluate = Marks(*marks)
+    trainer = make_trainer(data, tmp_path, evaluate)
+    trainer.run()
+    assert equal(read_safetensors(tmp_path / "best.safetensors")[0], evaluate.states[best])
+    assert equal(read_safetensors(tmp_path / "last.safetensors")[0], evaluate.states[-1])
+    assert trainer.best_ap == max(marks)
+
+
+def test_the_last_epoch_is_evaluated_whatever_the_rhythm(data: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(data, tmp_path, Marks(0.7), evaluate_every=5, checkpoint_minutes=60.0)
+    trainer.run()
+    first, second = metrics(tmp_path)
+    assert "ap" not in first
+    assert second["ap"] == 0.7
+
+
+def test_a_record_holds_mean_losses_position_and_speed(data: Path, tmp_path: Path) -> None:
+    seen: list[float] = []
+
+    def watched(predictions: Predictions, targets: Targets) -> Losses:
+        losses = Criterion()(predictions, targets)
+        seen.append(float(losses.total.detach()))
+        return losses
+
+    make_trainer(data, tmp_path, criterion=watched).run()
+    first, second = (json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert [(each["epoch"], each["step"]) for each in (first, second)] == [(1, 3), (2, 6)]
+    assert first["loss_total"] == pytest.approx(sum(seen[:3]) / 3)
+    assert second["loss_total"] == pytest.approx(sum(seen[3:]) / 3)
+    parts = sum(first[f"loss_{part}"] for part in ("quality", "giou", "sides"))
+    assert first["loss_total"] == pytest.approx(parts)
+    assert first["images_per_s"] * first["seconds"] == pytest.approx(IMAGES, rel=0.02)
+
+
+def test_the_gradient_is_clipped_to_the_norm_and_untouched_without_one(data: Path, tmp_path: Path) -> None:
+    norms: dict[float, float] = {}
+    for clip in (0.01, float("inf")):
+        trainer = make_trainer(data, tmp_path / str(clip), clip_norm=clip, epochs=1)
+        trainer.run()
+        gradients = [parameter.grad for parameter in trainer.detector.parameters()]
+        norms[clip] = float(torch.nn.utils.get_total_norm(gradients))
+    assert norms[0.01] == pytest.approx(0.01, rel=1e-3)
+    assert norms[float("inf")] > 0.1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "what"), [(nan_loss, "loss became nan"), (nan_gradient, "norm of the gradient became nan")]
+)
+def test_numbers_that_are_none_stop_the_run_and_leave_everything_as_before(
+    spoil: Any, what: str, data: Path, tmp_path: Path
+) -> None:
+    trainer = make_trainer(data, tmp_path, criterion=FailsAt(4, spoil))
+    files: dict[str, bytes] = {}
+    trainer.optimizer.register_step_post_hook(lambda *_: files.clear())
+    save = trainer.save
+
+    def save_and_look() -> None:
+        save()
+        files.update({path.name: path.read_bytes() for path in tmp_path.iterdir()})
+
+    trainer.save = save_and_look  # type: ignore[method-assign]
+    with pytest.raises(RunError, match=rf"{what} at step 4 \(images train_\d+\.jpg(, train_\d+\.jpg){{3}}\)"):
+        trainer.run()
+    assert files.keys() == {"state.pt", "best.safetensors", "last.safetensors", "metrics.jsonl"}
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+    assert all(value.isfinite().all() for value in trainer.detector.parameters())
+
+
+@pytest.mark.parametrize(("step", "bfloat16"), [(1, False), (3, False), (5, False), (4, True)])
+def test_a_run_that_is_interrupted_at_any_step_ends_as_if_it_were_not(
+    step: int, bfloat16: bool, data: Path, tmp_path: Path
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    make_trainer(data, whole, bfloat16=bfloat16).run()
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(data, parts, criterion=FailsAt(step, interruption), bfloat16=bfloat16).run()
+    later = make_trainer(data, parts, Marks(*(0.1, 0.2)[step // 3 :]), bfloat16=bfloat16)
+    torch.manual_seed(99)
+    assert later.restore()
+    assert later.step == step
+    later.run()
+    assert outcome(parts) == outcome(whole)
+
+
+def test_without_a_state_there_is_nothing_to_take_up(data: Path, tmp_path: Path) -> None:
+    assert not make_trainer(data, tmp_path).restore()
+
+
+def test_seconds_and_images_of_an_epoch_include_those_before_the_interruption(
+    data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(data, tmp_path, criterion=FailsAt(2, interruption)).run()
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    before = json.loads(state["sums"])["seconds"]
+    later = make_trainer(data, tmp_path)
+    later.restore()
+    later.run()
+    first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["seconds"] > before
+    assert first["images_per_s"] * first["seconds"] == pytest.approx(IMAGES, rel=0.02)
+
+
+def test_a_state_of_other_data_or_of_another_model_is_refused(data: Path, tmp_path: Path) -> None:
+    make_trainer(data, tmp_path).save()
+    with pytest.raises(UserError, match=r"state\.pt: steps_per_epoch was 3 when it was written and is 5 now"):
+        make_trainer(data, tmp_path, loader=_loader_of_pairs(data)).restore()
+    renamed = make_trainer(data, tmp_path)
+    names = ("disc", "square", "triangle", "star")
+    renamed.detector.card = renamed.detector.card.model_copy(update={"class_names": names})
+    with pytest.raises(UserError, match=r"class_names was \['circle', .* and is \['disc'"):
+        renamed.restore()
+    other = make_trainer(data, tmp_path)
+    other.detector.card = other.detector.card.model_copy(update={"spec": read_spec("T")})
+    with pytest.raises(UserError, match=r"model was .*'tiny'.* and is .*'T'"):
+        other.restore()
+
+
+def _loader_of_pairs(data: Path) -> TrainLoader:
+    trainer_loader = make_trainer(data, data).loader
+    return TrainLoader(trainer_loader._dataset, batch_size=2, workers=0)
