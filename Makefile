@@ -5,7 +5,8 @@ RUN := $(BIN)/python -m
 .PHONY: demo test test-fast check format clean
 
 demo: .venv/ready
-	$(BIN)/damoyolo demo
+	rm -rf runs/demo
+	$(BIN)/damoyolo demo --output runs/demo
 
 test: .venv/ready
 	$(RUN) pytest -q -n 2 -m "not slow" --jaxtyping-packages=damoyolo,beartype.beartype

@@ -13,7 +13,6 @@ from damoyolo.spec import ModelSpec
 from damoyolo.zoo.recipes import overlay
 
 SETTINGS: dict[str, Any] = {
-    "model": "Ns",
     "image_size": 64,
     "batch_size": 4,
     "epochs": 2,
@@ -46,14 +45,21 @@ CLOCK = ("seconds", "images_per_s")
 
 
 def write_data(folder: Path) -> Path:
-    """Ten images to train on, so that the third batch of an epoch has two, and four to validate with."""
+    """Ten images to train on, so that the third batch of an epoch has two, four to validate with; a spec."""
     write_shapes(folder, train=IMAGES, val=4, image_size=64)
+    spec_in(folder).write_text(SMALL_SPEC.to_yaml())
     return folder
+
+
+def spec_in(data: Path) -> Path:
+    """Where `write_data` puts the spec."""
+    return data / "tiny.yaml"
 
 
 def tiny(data: Path, output: Path, **changes: Any) -> TrainConfig:
     """The quick recipe with the settings above and then the changes laid over it."""
-    return resolve("quick", overlay({**SETTINGS, "data": data, "output": output}, changes))
+    base = {**SETTINGS, "model": str(spec_in(data)), "data": data, "output": output}
+    return resolve("quick", overlay(base, changes))
 
 
 def flags(settings: dict[str, Any], prefix: str = "--") -> list[str]:

@@ -109,4 +109,6 @@ class TrainConfig(Config):
     cache_mb: NonNegativeInt = 1024
     """Memory for decoded images in each worker, in MiB."""
     augment: AugmentConfig = AugmentConfig()
+    """Random changes to training images."""
     optim: OptimConfig = OptimConfig()
+    """Optimizer, learning rate and weight averaging."""

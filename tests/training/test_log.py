@@ -82,7 +82,9 @@ def test_the_bar_shows_epoch_position_and_losses_on_a_terminal(
         assert part in shown
 
 
-def test_a_quiet_bar_says_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quiet_bar_says_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     with ProgressBar(4, 0, quiet=True) as bar:
         bar.step("1/2", lambda: "total 0.500")

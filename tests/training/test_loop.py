@@ -205,13 +205,37 @@ def test_a_run_that_is_interrupted_at_any_step_ends_as_if_it_were_not(
     step: int, bfloat16: bool, data: Path, tmp_path: Path
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    make_trainer(data, whole, bfloat16=bfloat16).run()
+    make_trainer(data, whole, Marks(0.2, 0.1), bfloat16=bfloat16).run()
+    first = make_trainer(data, parts, Marks(0.2), bfloat16=bfloat16)
+    first.criterion = FailsAt(step, interruption)
     with pytest.raises(KeyboardInterrupt):
-        make_trainer(data, parts, criterion=FailsAt(step, interruption), bfloat16=bfloat16).run()
-    later = make_trainer(data, parts, Marks(*(0.1, 0.2)[step // 3 :]), bfloat16=bfloat16)
+        first.run()
+    later = make_trainer(data, parts, Marks(*(0.2, 0.1)[step // 3 :]), bfloat16=bfloat16)
     torch.manual_seed(99)
     assert later.restore()
     assert later.step == step
+    later.run()
+    assert outcome(parts) == outcome(whole)
+
+
+def test_what_was_written_after_the_last_state_is_written_again(data: Path, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    make_trainer(data, whole).run()
+    trainer = make_trainer(data, parts)
+    save = trainer.save
+
+    def save_until_the_end() -> None:
+        if trainer.step == STEPS:
+            raise KeyboardInterrupt
+        save()
+
+    trainer.save = save_until_the_end  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert outcome(parts) == outcome(whole)
+    assert torch.load(parts / "state.pt", weights_only=True)["step"] == STEPS - 1
+    later = make_trainer(data, parts, Marks(0.2))
+    assert later.restore()
     later.run()
     assert outcome(parts) == outcome(whole)
 

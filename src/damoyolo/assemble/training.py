@@ -142,14 +142,21 @@ def _check_folder(config: TrainConfig, resume: bool) -> None:
                 f"output: {config.output} holds a run already; take another folder, or --resume it"
             )
         return
-    before = read_config(config.output)
-    for name in TrainConfig.model_fields:
-        old, new = getattr(before, name), getattr(config, name)
-        if old != new and name not in FREE_TO_CHANGE:
+    before, now = _leaves(read_config(config.output).model_dump()), _leaves(config.model_dump())
+    for name, value in now.items():
+        if value != before[name] and name not in FREE_TO_CHANGE:
             raise UserError(
-                f"{name}: is {str(new)!r} now but was {str(old)!r} when the run in {config.output} began; "
-                "a resumed run keeps its settings"
+                f"{name}: is {str(value)!r} now but was {str(before[name])!r} when the run in "
+                f"{config.output} began; a resumed run keeps its settings"
             )
+
+
+def _leaves(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by the path of their names, such as `optim.lr`."""
+    leaves: dict[str, Any] = {}
+    for key, value in settings.items():
+        leaves |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return leaves
 
 
 def _read(config: TrainConfig, split: str, class_names: tuple[str, ...] | None = None) -> Dataset:

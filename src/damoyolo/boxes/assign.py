@@ -83,11 +83,11 @@ class AlignedOTA:
         iou = torch.zeros((batch, points), device=scores.device)
         if not targets.mask.any():
             return Assignment(gt_index, iou)
-        costs = _Costs(self, scores.float(), boxes.float(), targets)
-        pairs = self._near_centre(pyramid, costs)
         in_reach = _in_reach(pyramid, targets, self.center_radius)
-        wanted = self._dynamic_k(costs.boxes, in_reach, targets)
-        image, box, point = self._cheapest(pairs, wanted, in_reach, costs)
+        costs = _Costs(self, scores.float(), boxes.float(), targets, in_reach)
+        pairs = self._near_centre(pyramid, costs)
+        wanted = self._dynamic_k(costs)
+        image, box, point = self._cheapest(pairs, wanted, costs)
         box = self._settle_conflicts(image, box, point, pairs, costs)
         gt_index[image, point] = box
         iou[image, point] = costs.iou(image, box, point)
@@ -110,24 +110,22 @@ class AlignedOTA:
         point = torch.cat(points, dim=2)[image, box, slot]
         return _Pairs(image, box, point, slot, costs.of(image, box, point), slots=inside.shape[2])
 
-    def _dynamic_k(
-        self, boxes: Float[Tensor, "b p 4"], in_reach: Bool[Tensor, "b p"], targets: Targets
-    ) -> Int64[Tensor, "b n"]:
+    def _dynamic_k(self, costs: _Costs) -> Int64[Tensor, "b n"]:
         """How many points each box takes: the sum of its best IoUs among points in reach, at least 1."""
-        batch, points = in_reach.shape
+        batch, points = costs.in_reach.shape
         padding = -points % _LANES
-        reachable = torch.where(in_reach[..., None], boxes, 0.0)
+        reachable = torch.where(costs.in_reach[..., None], costs.boxes, 0.0)
         planes = F.pad(reachable.permute(2, 0, 1), (0, padding)).contiguous().unsqueeze(2)
         area = (planes[2] - planes[0]) * (planes[3] - planes[1])
         step = max(1, self.chunk // (batch * (points + padding)))
         sums = [
             _sum_of_largest(_iou_planes(planes, area, some), self.candidate_top_k)
-            for some in targets.boxes.split(step, dim=1)
+            for some in costs.targets.boxes.split(step, dim=1)
         ]
         return torch.cat(sums, dim=1).long().clamp_(min=1)
 
     def _cheapest(
-        self, pairs: _Pairs, wanted: Int64[Tensor, "b n"], in_reach: Bool[Tensor, "b p"], costs: _Costs
+        self, pairs: _Pairs, wanted: Int64[Tensor, "b n"], costs: _Costs
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Each box's cheapest points, lowest index first among equals, as (image, box, point)."""
         table = torch.full((*wanted.shape, pairs.slots), math.inf, device=wanted.device)
@@ -142,19 +140,19 @@ class AlignedOTA:
         missing = torch.where(costs.targets.mask, wanted - found, 0)
         if not (missing > 0).any():
             return chosen
-        elsewhere = self._elsewhere(missing, pairs, in_reach, costs)
+        elsewhere = self._elsewhere(missing, pairs, costs)
         image, box, point = (torch.cat(both) for both in zip(chosen, elsewhere, strict=True))
         return image, box, point
 
     def _elsewhere(
-        self, missing: Int64[Tensor, "b n"], pairs: _Pairs, in_reach: Bool[Tensor, "b p"], costs: _Costs
+        self, missing: Int64[Tensor, "b n"], pairs: _Pairs, costs: _Costs
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Points for boxes that hold too few: the cheapest in reach of any box of the image.
 
         In float32 a cost above 1e8 is a multiple of 8, so most of these tie; the lowest index wins. Cost and
         index are joined into one number, exact in float64, because `topk` promises no order among equals.
         """
-        points = in_reach.shape[1]
+        points = costs.in_reach.shape[1]
         near = torch.zeros((*missing.shape, points), dtype=torch.bool, device=missing.device)
         near[pairs.image, pairs.box, pairs.point] = True
         index = torch.arange(points, device=missing.device)
@@ -163,7 +161,7 @@ class AlignedOTA:
         for some in (missing > 0).nonzero().split(max(1, self.chunk // points)):
             image, box = some.unbind(1)
             key = costs.far_from_centre(image, box).double() * points + index
-            key.masked_fill_(~in_reach[image] | near[image, box], math.inf)
+            key.masked_fill_(near[image, box], math.inf)
             cheapest, order = key.topk(len(ranks), dim=1, largest=False)
             row, rank = ((ranks < missing[image, box, None]) & cheapest.isfinite()).nonzero(as_tuple=True)
             chosen.append(torch.stack([image[row], box[row], order[row, rank]]))
@@ -216,8 +214,10 @@ class _Costs:
         scores: Float[Tensor, "b p c"],
         boxes: Float[Tensor, "b p 4"],
         targets: Targets,
+        in_reach: Bool[Tensor, "b p"],
     ) -> None:
-        self.rule, self.scores, self.boxes, self.targets = rule, scores, boxes, targets
+        self.rule, self.scores, self.boxes = rule, scores, boxes
+        self.targets, self.in_reach = targets, in_reach
 
     def iou(self, image: Tensor, box: Tensor, point: Tensor) -> Tensor:
         """IoU of predicted and true box; indices broadcast."""
@@ -244,7 +244,7 @@ class _Costs:
         return class_cost + self._overlap_cost(iou) * self.rule.overlap_weight
 
     def far_from_centre(self, image: Int64[Tensor, " m"], box: Int64[Tensor, " m"]) -> Float[Tensor, "m p"]:
-        """Cost of each box at every point of its image, all of them counted as far from its centre."""
+        """Cost of each box at every point of its image, as if far from its centre; infinite out of reach."""
         iou = box_iou(self.boxes[image], self.targets.boxes[image, box][:, None])
         score = self.scores.mT[image, self.targets.labels[image, box]]
         class_cost = self._background[image] - self._background_cost(score) + self._object_cost(score, iou)
@@ -252,10 +252,16 @@ class _Costs:
 
     @functools.cached_property
     def _background(self) -> Float[Tensor, "b p"]:
-        """What every point would pay if it held no object, in chunks that fit a processor's cache."""
-        batch, points, classes = self.scores.shape
-        rows = self.scores.reshape(-1, classes).split(max(1, self.rule.chunk // classes))
-        return torch.cat([self._background_cost(some).sum(dim=1) for some in rows]).view(batch, points)
+        """What a point would pay if it held no object, infinite out of reach; in chunks that fit a cache."""
+        image, point = self.in_reach.nonzero(as_tuple=True)
+        rows = max(1, self.rule.chunk // self.scores.shape[2])
+        sums = [
+            self._background_cost(self.scores[some]).sum(dim=1)
+            for some in zip(image.split(rows), point.split(rows), strict=True)
+        ]
+        background = torch.full(self.in_reach.shape, math.inf, device=image.device)
+        background[image, point] = torch.cat(sums)
+        return background
 
     def cheapest_box(self, image: Int64[Tensor, " m"], point: Int64[Tensor, " m"]) -> Int64[Tensor, " m"]:
         """For points near no centre: the image's box that costs least there, lowest index among equals."""

@@ -22,7 +22,7 @@ def train(
     *,
     recipe: str | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
-    settings: Annotated[Flags | None, Parameter(name="*", show_default=False)] = None,
+    settings: Annotated[Flags | None, Parameter(name="*", show_default=False, negative_iterable=())] = None,
 ) -> None:
     """Train a detector on DATA.
 
@@ -37,6 +37,8 @@ def train(
         by default finetune where --model is a weights file, and quick otherwise.
     resume
         Go on with the interrupted run in --output; it ends as it would have.
+    settings
+        Everything else; what is not given is set by the recipe.
     """
     from damoyolo import assemble
 

@@ -96,6 +96,8 @@ class Trainer:
         images = batch.images.to(device, non_blocking=True).float()
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
             predictions = self.detector(images)
+        outputs = predictions.class_logits.detach().sum() + predictions.side_logits.detach().sum()
+        self._check("sum of the outputs", float(outputs), batch)  # assignment demands numbers
         losses = self.criterion(predictions, batch.targets.to(device))
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()

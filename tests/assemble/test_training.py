@@ -1,0 +1,342 @@
+"""From a configuration to a trained detector: same seed same result, what is refused, what is left behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from damoyolo.assemble import build, load, read_config, resolve, train
+from damoyolo.config import TrainConfig
+from damoyolo.errors import RunError, UserError
+from damoyolo.nn.detector import fuse
+from damoyolo.training.loop import Trainer
+from damoyolo.zoo.weights import save_weights
+from tiny_runs import IMAGES, SMALL_SPEC, STEPS_PER_EPOCH, metrics, outcome, spec_in, tiny, write_data
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("shapes"))
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs, to look at."""
+    return train(tiny(data, tmp_path_factory.mktemp("runs") / "run"), quiet=True).folder
+
+
+def rewrite(data: Path, copy: Path, split: str, **changes: Any) -> Path:
+    """The data set with other entries in one annotation file."""
+    for name in ("train", "val"):
+        content = json.loads((data / f"{name}.json").read_text())
+        copy.mkdir(exist_ok=True)
+        (copy / f"{name}.json").write_text(json.dumps(content | (changes if name == split else {})))
+    spec_in(copy).write_text(SMALL_SPEC.to_yaml())
+    (copy / "images").symlink_to(data / "images")
+    return copy
+
+
+def step_fails(*_: object) -> None:
+    raise AssertionError("a step was taken")
+
+
+def test_the_same_seed_gives_the_same_bytes_with_any_number_of_workers(
+    data: Path, finished: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(12345)  # of no consequence
+    train(tiny(data, tmp_path / "run", workers=1), quiet=True)
+    assert outcome(tmp_path / "run") == outcome(finished)
+
+
+def test_another_seed_gives_other_weights_and_losses(data: Path, finished: Path, tmp_path: Path) -> None:
+    train(tiny(data, tmp_path / "run", seed=1), quiet=True)
+    other, same = outcome(tmp_path / "run"), outcome(finished)
+    assert other["last.safetensors"] != same["last.safetensors"]
+    assert metrics(tmp_path / "run")[0]["loss_total"] != metrics(finished)[0]["loss_total"]
+
+
+def test_the_weights_carry_what_they_are_and_how_they_came_to_be(data: Path, finished: Path) -> None:
+    card = load(finished / "best.safetensors").card
+    assert card.spec == SMALL_SPEC
+    assert card.class_names == ("circle", "square", "triangle", "star")
+    assert card.image_size == (64, 64)
+    expected = {"source": "trained", "data": data.name, "epochs": 2, "seed": 0, "torch": torch.__version__}
+    assert card.lineage == expected
+
+
+def test_an_epochs_record_has_the_numbers_of_every_class_under_a_name_of_its_own(finished: Path) -> None:
+    for record in metrics(finished):
+        assert {"ap", "ap50", "ap75", "ap_small", "ar100"} <= record.keys()
+        assert {key for key in record if key.startswith("ap/")} == {
+            f"ap/{name}" for name in ("circle", "square", "triangle", "star")
+        }
+
+
+def test_the_resolved_configuration_reads_back_to_itself(data: Path, finished: Path) -> None:
+    config = tiny(data, finished)
+    assert read_config(finished) == config
+    content = yaml.safe_load((finished / "config.yaml").read_text())
+    assert content.keys() == TrainConfig.model_fields.keys()
+    assert resolve(str(finished / "config.yaml"), {}) == config
+
+
+def test_flags_go_over_the_recipe_file_and_that_over_the_defaults(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("epochs: 7\nseed: 3\naugment: {degrees: 1.5, flip: 0.25}\noptim: {name: adamw}\n")
+    given = {"data": Path("data"), "epochs": 9, "augment": {"flip": 0.75}}
+    config = resolve(str(recipe), given)
+    assert (config.epochs, config.seed, config.batch_size) == (9, 3, TrainConfig(data=Path()).batch_size)
+    assert (config.augment.degrees, config.augment.flip, config.augment.mosaic) == (1.5, 0.75, 1.0)
+    assert config.optim.name == "adamw"
+
+
+@pytest.mark.parametrize(
+    ("model", "recipe"),
+    [
+        (None, "quick"),
+        ("Ns", "quick"),
+        ("mine.yaml", "quick"),
+        ("a.pth", "finetune"),
+        ("a.safetensors", "finetune"),
+    ],
+)
+def test_weights_are_fine_tuned_and_the_rest_is_trained_from_scratch(model: str | None, recipe: str) -> None:
+    given = {"data": Path("data"), **({"model": model} if model else {})}
+    assert resolve(None, given) == resolve(recipe, given)
+    assert resolve("quick", given) != resolve("finetune", given)
+
+
+def test_without_data_there_is_nothing_to_train_on() -> None:
+    with pytest.raises(UserError, match="data: nothing to train on; give a folder"):
+        resolve("quick", {})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 0}, r"epochs: Input should be greater than 0 \(got '0'\)"),
+        ({"epochs": "many"}, r"epochs: .*valid integer.* \(got 'many'\)"),
+        ({"epoch": 3}, "unknown field 'epoch'; did you mean 'epochs'?"),
+        ({"image_size": 100}, r"image_size: Input should be a multiple of 32 \(got '100'\)"),
+        ({"image_size": 32}, r"image_size: Input should be greater than or equal to 64 \(got '32'\)"),
+        ({"seed": -1}, r"seed: .* \(got '-1'\)"),
+        ({"seed": 2**63}, r"seed: .*less than"),
+        ({"resize": "crop"}, r"resize: Input should be 'stretch' or 'letterbox' \(got 'crop'\)"),
+        ({"augment": {"mosiac": 1}}, "unknown field 'augment.mosiac'; did you mean 'mosaic'?"),
+        ({"augment": {"flip": 2}}, r"augment.flip: Input should be less than or equal to 1 \(got '2'\)"),
+        ({"augment": {"scale": [1]}}, r"augment.scale.1: Field required"),
+        ({"augment": {"scale": [0, 1]}}, r"augment.scale.0: Input should be greater than 0 \(got '0'\)"),
+        ({"optim": {"name": "adam"}}, r"optim.name: Input should be 'sgd' or 'adamw' \(got 'adam'\)"),
+        ({"optim": {"lr": "fast"}}, r"optim.lr: .*valid number.* \(got 'fast'\)"),
+        ({"optim": {"lr": float("nan")}}, r"optim.lr: .*\(got 'nan'\)"),
+        ({"optim": {"lr": float("inf")}}, r"optim.lr: .*finite.* \(got 'inf'\)"),
+        ({"optim": 3}, r"optim: .* \(got '3'\)"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_value(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=f"settings: {message}".replace("?", r"\?")):
+        resolve("quick", {"data": Path("data"), **settings})
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(data: Path, finished: Path) -> None:
+    before = outcome(finished)
+    with pytest.raises(UserError, match=f"output: {finished} holds a run already; take another folder"):
+        train(tiny(data, finished), quiet=True)
+    assert outcome(finished) == before
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [("file", "output: .*file is a file; name a folder"), ("file/run", "config.yaml: cannot be written")],
+)
+def test_an_output_that_cannot_be_a_folder_is_refused_before_the_first_step(
+    output: str, message: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(Trainer, "_train_step", step_fails)
+    for resume in (False, True):
+        with pytest.raises(
+            UserError, match="output: .* holds no run" if resume and "/" in output else message
+        ):
+            train(tiny(data, tmp_path / output), resume=resume, quiet=True)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 4}, "seed: is '4' now but was '0'"),
+        ({"epochs": 3}, "epochs: is '3' now but was '2'"),
+        ({"model": "T"}, "model: is 'T' now but was '.*tiny.yaml'"),
+        ({"optim": {"lr": 0.5}}, r"optim\.lr: is '0\.5' now but was '"),
+    ],
+)
+def test_a_resumed_run_keeps_its_settings(
+    changes: dict[str, Any], message: str, data: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trainer, "_train_step", step_fails)
+    with pytest.raises(UserError, match=message):
+        train(tiny(data, finished, **changes), resume=True, quiet=True)
+
+
+def test_a_finished_run_stays_as_it_is_when_resumed_even_moved_and_with_free_settings_changed(
+    data: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = Path(shutil.copytree(finished, tmp_path / "moved"))
+    (moved / ".state.pt.99999.part").write_bytes(b"from a run that was killed")
+    monkeypatch.setattr(Trainer, "_train_step", step_fails)
+    config = read_config(moved, {"workers": 1, "checkpoint_minutes": 3})
+    assert (config.output, config.workers, config.checkpoint_minutes) == (moved, 1, 3)
+    result = train(config, resume=True, quiet=True)
+    assert outcome(moved) == outcome(finished)
+    assert result.ap == max(record["ap"] for record in metrics(finished))
+    assert not list(moved.glob(".*"))
+
+
+def test_a_resumed_run_says_where_it_goes_on(
+    data: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(read_config(finished), resume=True)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert f"goes on after step {2 * STEPS_PER_EPOCH} of {2 * STEPS_PER_EPOCH}\n" in shown.err
+
+
+def test_there_is_nothing_to_resume_in_a_folder_without_a_run(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"output: .* holds no run \(no config.yaml\); start one without"):
+        train(tiny(data, tmp_path), resume=True, quiet=True)
+
+
+def test_a_damaged_state_ends_the_resumed_run_with_a_sentence_and_changes_no_weights(
+    data: Path, finished: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    (run / "state.pt").write_bytes((run / "state.pt").read_bytes()[: 10**4])
+    with pytest.raises(UserError, match=r"state\.pt: is damaged or no training state"):
+        train(tiny(data, run), resume=True, quiet=True)
+    assert outcome(run) == outcome(finished)
+
+
+def test_a_run_of_a_data_set_that_has_changed_is_not_resumed(
+    data: Path, finished: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    content = json.loads((data / "train.json").read_text())
+    some = [each for each in content["images"] if each["id"] <= 4]
+    boxes = [each for each in content["annotations"] if each["image_id"] <= 4]
+    fewer = rewrite(data, tmp_path / "fewer", "train", images=some, annotations=boxes)
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump(settings | {"data": str(fewer)}))
+    with pytest.raises(UserError, match="steps_per_epoch was 3 when it was written and is 1 now"):
+        train(read_config(run), resume=True, quiet=True)
+    assert outcome(run) == outcome(finished)
+
+
+def test_images_without_boxes_train_too_and_so_do_data_without_any(data: Path, tmp_path: Path) -> None:
+    empty = rewrite(data, tmp_path / "empty", "train", annotations=[])
+    val = json.loads((data / "val.json").read_text())
+    (empty / "val.json").write_text(json.dumps(val | {"annotations": []}))
+    result = train(tiny(empty, tmp_path / "run"), quiet=True)
+    first, second = metrics(result.folder)
+    assert (first["loss_giou"], first["loss_sides"]) == (0, 0)
+    assert 0 < second["loss_quality"] < first["loss_quality"]
+    assert result.ap == first["ap"] == -1
+    assert load(result.best).card.class_names == ("circle", "square", "triangle", "star")
+
+
+def test_fewer_images_than_a_batch_make_one_step_an_epoch(data: Path, tmp_path: Path) -> None:
+    result = train(tiny(data, tmp_path / "run", batch_size=IMAGES + 1), quiet=True)
+    assert [record["step"] for record in metrics(result.folder)] == [1, 2]
+
+
+def test_a_single_image_is_enough(data: Path, tmp_path: Path) -> None:
+    content = json.loads((data / "train.json").read_text())
+    boxes = [each for each in content["annotations"] if each["image_id"] == 2]
+    assert boxes
+    one = rewrite(data, tmp_path / "one", "train", images=content["images"][1:2], annotations=boxes)
+    result = train(tiny(one, tmp_path / "run"), quiet=True)
+    assert all(record["loss_giou"] > 0 for record in metrics(result.folder))
+
+
+def test_what_is_skipped_is_listed_and_what_is_not_stops_the_run_before_it_begins(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads((data / "train.json").read_text())
+    gone = content["images"][3] | {"file_name": "gone.jpg"}
+    bad = rewrite(
+        data,
+        tmp_path / "bad",
+        "train",
+        images=[gone if each["id"] == 4 else each for each in content["images"]],
+    )
+    with pytest.raises(
+        UserError, match=r"gone\.jpg: cannot be read .*, or leave bad items out with --skip-bad"
+    ):
+        train(tiny(bad, tmp_path / "run"), quiet=True)
+    assert not (tmp_path / "run").exists()
+    train(tiny(bad, tmp_path / "run", skip_bad=True))
+    shown = capsys.readouterr().err
+    assert "train.json: 9 images" in shown
+    assert "bad items 1\n" in shown
+    assert f"{bad}/images/gone.jpg: cannot be read" in shown
+
+
+def test_a_device_without_enough_memory_is_told_in_a_sentence(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB ...")
+
+    monkeypatch.setattr(Trainer, "_train_step", fail)
+    with pytest.raises(RunError, match="cpu ran out of memory; start anew with a smaller batch_size"):
+        train(tiny(data, tmp_path / "run"), quiet=True)
+
+
+def test_training_from_weights_begins_where_they_ended(data: Path, finished: Path, tmp_path: Path) -> None:
+    weights = finished / "last.safetensors"
+    still = {"lr": 1e-12, "weight_decay": 0.0}
+    result = train(tiny(data, tmp_path / "run", model=str(weights), epochs=1, optim=still), quiet=True)
+    before, after = load(weights).state_dict(), load(result.last).state_dict()
+    for key, value in after.items():
+        if "running" not in key and "num_batches" not in key:
+            torch.testing.assert_close(value, before[key], rtol=0, atol=1e-6)
+
+
+def test_fused_weights_cannot_be_trained_on(data: Path, tmp_path: Path) -> None:
+    save_weights(
+        fuse(build("T", class_names=("circle", "square", "triangle", "star"))), tmp_path / "t.safetensors"
+    )
+    with pytest.raises(
+        UserError, match=r"model: .*t\.safetensors holds weights that were fused for inference"
+    ):
+        train(tiny(data, tmp_path / "run", model=str(tmp_path / "t.safetensors")), quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("Tx", "'Tx' is no model size; did you mean 'T'?"),
+        ("absent.yaml", "absent.yaml: cannot be read"),
+        ("absent.safetensors", "absent.safetensors: cannot be read"),
+    ],
+)
+def test_a_model_that_is_not_there_is_named(model: str, message: str, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message.replace("?", r"\?")):
+        train(tiny(data, tmp_path / "run", model=model), quiet=True)
+
+
+def test_a_detector_with_random_weights_has_the_classes_it_was_asked_for() -> None:
+    assert len(build("Ns").card.class_names) == 80
+    assert build("ns", 3).card.class_names == ("class0", "class1", "class2")
+    assert build("Ns", class_names=("a", "b")).head.num_classes == 2
+    assert not build("Ns", 3).training
+    with pytest.raises(UserError, match="num_classes is 3, but class_names has 2 names; make them agree"):
+        build("Ns", 3, class_names=("a", "b"))
+    with pytest.raises(UserError, match="build: class_names: "):
+        build("Ns", 0)
