@@ -2,9 +2,10 @@
 
 from damoyolo.assemble.demo import demo
 from damoyolo.assemble.inference import choose_device, convert, evaluate, load, prepare
-from damoyolo.assemble.training import TrainResult, build, read_config, resolve, train
+from damoyolo.assemble.training import CONFIG_FILE, TrainResult, build, read_config, resolve, train
 
 __all__ = [
+    "CONFIG_FILE",
     "TrainResult",
     "build",
     "choose_device",

@@ -34,7 +34,7 @@ from damoyolo.training.log import METRICS_FILE
 from damoyolo.training.loop import BEST_FILE, LAST_FILE, Trainer
 from damoyolo.training.optim import Schedule, build_optimizer
 from damoyolo.zoo import SIZES, coco_class_names, read_spec
-from damoyolo.zoo.recipes import overlay, read_recipe
+from damoyolo.zoo.recipes import RECIPES, overlay, read_recipe
 from damoyolo.zoo.transfer import with_classes
 from damoyolo.zoo.weights import load_any
 
@@ -76,6 +76,7 @@ def resolve(recipe: str | None, settings: dict[str, Any]) -> TrainConfig:
     """A whole configuration: a recipe's settings with the given ones laid over them.
 
     Without a recipe, weights are fine-tuned (`finetune`) and anything else is trained from scratch (`quick`).
+    A run of few epochs gets a shorter warm-up and fewer epochs without augmentation than a named recipe says.
     """
     model = settings.get("model")
     if recipe is None:
@@ -83,7 +84,20 @@ def resolve(recipe: str | None, settings: dict[str, Any]) -> TrainConfig:
     merged = overlay(read_recipe(recipe, model), settings)
     if merged.get("data") is None:
         raise UserError("data: nothing to train on; give a folder or a YAML file that names its paths")
-    return parse(TrainConfig, merged, where="settings")
+    config = parse(TrainConfig, merged, where="settings")
+    return _fit_phases(config, settings) if recipe in RECIPES else config
+
+
+def _fit_phases(config: TrainConfig, given: dict[str, Any]) -> TrainConfig:
+    """Warm-up and plain epochs, unless given, take at most a quarter of the run each."""
+    quarter = config.epochs / 4
+    optim = config.optim
+    if "warmup_epochs" not in given.get("optim", {}):
+        optim = optim.model_copy(update={"warmup_epochs": min(optim.warmup_epochs, quarter)})
+    plain = config.no_augment_epochs
+    if "no_augment_epochs" not in given:
+        plain = min(plain, int(quarter))
+    return config.model_copy(update={"optim": optim, "no_augment_epochs": plain})
 
 
 def train(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> TrainResult:
@@ -99,6 +113,7 @@ def train(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> 
         RunError: if the loss stops being a number, or the device's memory is too small.
     """
     device = choose_device(config.device)
+    config = config.model_copy(update={"precision": _choose_precision(config.precision, device)})
     _check_folder(config, resume)
     training = _read(config, "train")
     validation = _read(config, "val", training.class_names)
@@ -141,6 +156,8 @@ def _check_folder(config: TrainConfig, resume: bool) -> None:
             raise UserError(
                 f"output: {config.output} holds a run already; take another folder, or --resume it"
             )
+        return
+    if not (config.output / CONFIG_FILE).exists():  # killed before it began
         return
     before, now = _leaves(read_config(config.output).model_dump()), _leaves(config.model_dump())
     for name, value in now.items():
@@ -215,7 +232,7 @@ def _trainer(
         evaluate_every=config.evaluate_every,
         checkpoint_minutes=config.checkpoint_minutes,
         clip_norm=optim.clip_norm or math.inf,
-        bfloat16=_is_bfloat16(config.precision, next(detector.parameters()).device),
+        bfloat16=config.precision == "bfloat16",
         quiet=quiet,
     )
 
@@ -241,13 +258,15 @@ def _numbers_on(dataset: Dataset, device: str, model: Detector) -> dict[str, flo
     return numbers | {f"ap/{each.name}": round(each.ap, 6) for each in report.per_class}
 
 
-def _is_bfloat16(precision: str, device: torch.device) -> bool:
-    """Whether to train in bfloat16; `auto` says yes where matrix units make it faster."""
-    if precision != "auto":
-        return precision == "bfloat16"
+def _choose_precision(name: str, device: torch.device) -> str:
+    """`auto` means bfloat16 where matrix units make it faster; a run keeps what was chosen when it began."""
+    if name != "auto":
+        return name
     if device.type == "cpu":
-        return torch.cpu._is_amx_tile_supported()
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        fast = torch.cpu._is_amx_tile_supported()
+    else:
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if fast else "float32"
 
 
 def _to_yaml(config: TrainConfig) -> str:

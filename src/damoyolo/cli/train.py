@@ -36,7 +36,7 @@ def train(
         quick (small data, from scratch), finetune (from weights), coco (as published), or a YAML file;
         by default finetune where --model is a weights file, and quick otherwise.
     resume
-        Go on with the interrupted run in --output; it ends as it would have.
+        Go on with the interrupted run in --output, which ends as it would have; where none began, begin.
     settings
         Everything else; what is not given is set by the recipe.
     """
@@ -45,8 +45,10 @@ def train(
     given: dict[str, Any] = settings.model_dump(exclude_unset=True) if settings else {}
     if data is not None:
         given["data"] = data
-    if resume and recipe is None:
-        config = assemble.read_config(given.get("output", Settings().output), given)
+    folder = given.get("output", Settings().output)
+    began = (folder / assemble.CONFIG_FILE).exists()
+    if resume and recipe is None and (began or "data" not in given):
+        config = assemble.read_config(folder, given)
     else:
         config = assemble.resolve(recipe, given)
     result = assemble.train(config, resume=resume)

@@ -1,10 +1,11 @@
 """Depthwise convolution whose gradients are fast on CPUs.
 
-oneDNN, PyTorch's CPU backend, has no fast path for two gradients of a depthwise convolution, and they take half
-of a nano model's training step (5x5, float32; up to forty times the forward pass in bfloat16):
+oneDNN, the CPU backend of PyTorch, has no fast path for two gradients of a depthwise convolution. They take
+half of a nano model's training step (5x5, float32; up to forty times the forward pass in bfloat16):
 
-- The weight gradient is computed channel by channel. That of a *grouped* convolution over blocks of 16 channels
-  goes through the fast kernels; 15 of 16 products are thrown away, and it is still two to four times faster.
+- The weight gradient is computed channel by channel. That of a *grouped* convolution over blocks of 16
+  channels goes through the fast kernels; 15 of 16 products are thrown away, and it is still two to four
+  times faster.
 - The input gradient of a strided convolution scatters. Spreading the incoming gradient out with zeros first
   makes it a plain depthwise convolution with the kernel turned around.
 
@@ -24,7 +25,7 @@ _BLOCKS = (16, 8)
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """`nn.Conv2d` with one group per channel and no bias; only how its gradients are computed on a CPU differs."""
+    """`nn.Conv2d` with one group per channel and no bias; on a CPU its gradients are computed faster."""
 
     def __init__(self, channels: int, kernel: int, stride: int) -> None:
         super().__init__(channels, channels, kernel, stride, padding=kernel // 2, groups=channels, bias=False)

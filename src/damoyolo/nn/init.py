@@ -31,7 +31,7 @@ def init_depthwise_downsample(module: nn.Module) -> None:
 def init_projection(conv: nn.Conv2d, prior: float | None = None) -> None:
     """A head projection: N(0, 0.01) weights; the bias gives probability `prior`, or logit 0.
 
-    The small prior keeps thousands of background points from drowning the first steps (arXiv 1708.02002, 4.1).
+    The small prior keeps thousands of background points from drowning the first steps (arXiv 1708.02002).
     """
     nn.init.normal_(conv.weight, std=0.01)
     assert conv.bias is not None
