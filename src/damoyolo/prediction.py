@@ -183,7 +183,13 @@ def find_images(source: str | Path) -> list[Path]:
 def save_picture(found: Found, path: Path) -> None:
     """Draw what was found and write it, in the format that the suffix names."""
     picture = cv2.cvtColor(draw(found.image, found.detections), cv2.COLOR_RGB2BGR)
-    _, encoded = cv2.imencode(path.suffix, picture)
+    try:
+        _, encoded = cv2.imencode(path.suffix, picture)
+    except cv2.error:  # a JPEG has at most 65500 pixels a side
+        height, width = picture.shape[:2]
+        raise UserError(
+            f"{path}: {width} x {height} pixels are too many for its format; give the image as a .png"
+        ) from None
     write_atomically(path, encoded.tobytes())
 
 

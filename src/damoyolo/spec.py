@@ -208,7 +208,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date such as 2020-99-99, say
         raise UserError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: holds a {type(value).__name__}, expected a mapping of fields")
@@ -224,8 +224,12 @@ def parse(model: type[Model], value: Any, where: str) -> Model:
 
 
 def first_mistake(model: type[BaseModel], error: ValidationError) -> str:
-    """The first thing that kept a value from being a `model`: path, reason, value, and the nearest field."""
-    first = error.errors(include_url=False)[0]
+    """What kept a value from being a `model`: path, reason, value, and the nearest field.
+
+    The first mistake, but a misspelt field rather than what is missing because of it.
+    """
+    mistakes = error.errors(include_url=False)
+    first = next((each for each in mistakes if each["type"] == "extra_forbidden"), mistakes[0])
     path = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
         known = _fields_at(model, first["loc"][:-1])

@@ -54,7 +54,7 @@ def _read_json(path: Path) -> dict[str, list[Any]]:
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except ValueError as error:  # of JSON or of its encoding
+    except (ValueError, RecursionError) as error:  # of JSON, of its encoding, or nested without end
         raise UserError(f"{path}: is not valid JSON ({error}); replace the file") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, expected the object of a COCO file")
@@ -105,9 +105,10 @@ def _images(path: Path, items: list[Any], faults: Faults) -> tuple[dict[int, Map
             if identity in images:
                 raise ValueError(f"repeats the id {identity}")
             refused.add(identity)
-            _text(item, "file_name")
+            if "\0" in _text(item, "file_name"):
+                raise ValueError(f"'file_name' is {item['file_name']!r}, expected the name of a file")
             for key in ("width", "height"):
-                if _whole(item, key) <= 0:
+                if not 0 < _whole(item, key) < LARGEST_PX:
                     raise ValueError(f"'{key}' is {item[key]}, expected a positive number of pixels")
         except ValueError as error:
             faults.add(f"{path}: images[{number}]: {error}; correct it")

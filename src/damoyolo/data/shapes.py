@@ -1,7 +1,7 @@
 """A small data set to start with: textured shapes over textured backgrounds, drawn from a seed.
 
 Nothing but the outline tells the classes apart: size, angle, colours and texture are drawn alike for all.
-Shapes may overlap and leave the image a little, but at least 60 % of each stays visible. A box bounds the
+Shapes may overlap and leave the image a little, but at least 70 % of each stays visible. A box bounds the
 whole drawn shape within the image, also where another shape hides a part of it.
 """
 
@@ -23,9 +23,11 @@ CLASS_NAMES = ("circle", "square", "triangle", "star")
 MAX_SHAPES = 8
 EMPTY_SHARE = 0.03
 """Share of images without any shape."""
-SMALLEST, LARGEST = 8 / 192, 96 / 192
+SMALLEST, LARGEST = 14 / 192, 96 / 192
 """Range of a shape's longer side, as a share of the image side; the small ones are the rarer."""
-MIN_VISIBLE = 0.6
+MIN_VISIBLE = 0.7
+MOST_TURNED = math.radians(30)
+"""Largest rotation, either way, from a shape standing upright."""
 TRIES = 10
 SUBPIXEL_BITS = 4
 JPEG_QUALITY = 92
@@ -102,12 +104,13 @@ def _place(rng: np.random.Generator, label: int, owner: np.ndarray, areas: list[
 
 
 def _outline(rng: np.random.Generator, label: int) -> Float[np.ndarray, "corners 2"]:
-    """Corners (x, y) of a shape at a random angle, around the origin, with a longer side of 1."""
+    """Corners (x, y) of a shape somewhat turned, around the origin, with a longer side of 1."""
     corners = {"circle": 48, "square": 4, "triangle": 3, "star": 10}[CLASS_NAMES[label]]
     radius = np.ones(corners)
     if CLASS_NAMES[label] == "star":
         radius[1::2] = 0.45
-    angle = rng.uniform(0, 2 * np.pi) + np.arange(corners) * 2 * np.pi / corners
+    upright = np.pi / corners if corners % 4 == 0 else -np.pi / 2
+    angle = upright + rng.uniform(-MOST_TURNED, MOST_TURNED) + np.arange(corners) * 2 * np.pi / corners
     points = np.stack([np.cos(angle), np.sin(angle)], axis=1) * radius[:, None]
     low, high = points.min(axis=0), points.max(axis=0)
     outline: Float[np.ndarray, "corners 2"] = (points - (low + high) / 2) / (high - low).max()

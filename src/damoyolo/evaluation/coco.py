@@ -242,12 +242,15 @@ def _truth_of(dataset: Dataset) -> GroundTruth:
         id_: name for id_, name in zip(dataset.category_ids, dataset.class_names, strict=True) if id_ >= 0
     }
     images = {record.image_id for record in dataset.records}
-    annotations = []
+    annotations, seen = [], set()
     for entry in content["annotations"]:
         try:
-            annotation = Annotation.model_validate(entry)
+            identity, annotation = Identity.model_validate(entry).id, Annotation.model_validate(entry)
         except ValidationError:
             continue  # reading the dataset has reported it
+        if identity in seen:
+            continue  # likewise
+        seen.add(identity)
         if annotation.image_id in images and annotation.category_id in categories:
             annotations.append(annotation)
     return GroundTruth(

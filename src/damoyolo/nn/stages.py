@@ -17,6 +17,13 @@ def _spatial(rep: bool, in_channels: int, out_channels: int, kernel: int, stride
     return kind(in_channels, out_channels, kernel, stride)
 
 
+def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
+    """What is added to a residual layer's output: its input, projected where the widths differ."""
+    if stride == 2:
+        return None
+    return nn.Identity() if in_channels == out_channels else ConvNorm(in_channels, out_channels)
+
+
 class ResidualLayer(nn.Module):
     """Two convolutions and a shortcut: 1x1 then kxk (k1kx), or kxk then kxk (kxkx).
 
@@ -38,10 +45,7 @@ class ResidualLayer(nn.Module):
         self.reduce = ConvNorm(in_channels, bottleneck, first_kernel, act=act)
         self.expand = _spatial(rep, bottleneck, out_channels, kernel, stride)
         self.act = activation(act)
-        self.shortcut: nn.Module | None = None
-        if stride == 1:
-            same = in_channels == out_channels
-            self.shortcut = nn.Identity() if same else ConvNorm(in_channels, out_channels)
+        self.shortcut = _shortcut(in_channels, out_channels, stride)
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h2 w2"]:
         """Transform, add the shortcut if there is one, activate."""
@@ -70,10 +74,7 @@ class BottleneckLayer(nn.Module):
         self.spatial = nn.Sequential(_spatial(rep, bottleneck, bottleneck, kernel, stride), activation(act))
         self.expand = ConvNorm(bottleneck, out_channels)
         self.act = activation(act)
-        self.shortcut: nn.Module | None = None
-        if stride == 1:
-            same = in_channels == out_channels
-            self.shortcut = nn.Identity() if same else ConvNorm(in_channels, out_channels)
+        self.shortcut = _shortcut(in_channels, out_channels, stride)
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h2 w2"]:
         """Transform, add the shortcut if there is one, activate."""

@@ -65,7 +65,9 @@ def load_reference(
         legacy_background: see `convert_reference`.
     """
     path = Path(path)
-    state = read_torch(path) if kind_of(path) == "torch" else read_safetensors(path)[0]
+    state, metadata = (read_torch(path), {}) if kind_of(path) == "torch" else read_safetensors(path)
+    if _METADATA_KEY in metadata:
+        raise UserError(f"{path}: is a file of damoyolo's own already; use it as it is")
     conversion = convert_reference(state, legacy_background, where=str(path))
     side = conversion.spec.image_size
     card = ModelCard(
@@ -123,8 +125,10 @@ def _class_names(conversion: Conversion, given: Sequence[str] | None, path: Path
     if given is None:
         coco = coco_class_names()
         return coco if count == len(coco) else tuple(f"class{number}" for number in range(count))
+    if repeated := next((name for name in given if list(given).count(name) > 1), None):
+        raise UserError(f"{path}: class_names repeats '{repeated}'; give every class a name of its own")
     if len(given) == count:
         return tuple(given)
     one_less = len(given) == count - 1
-    hint = "; if the last is background, say so (legacy_background, --background-channel)" if one_less else ""
+    hint = "; if the last is background, say so (legacy_background, --legacy-background)" if one_less else ""
     raise UserError(f"{path}: class_names has {len(given)} names, but the head has {count} classes{hint}")
