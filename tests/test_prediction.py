@@ -192,6 +192,12 @@ def test_pictures_and_lists_are_written(folder: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_an_image_too_long_for_a_jpeg_is_drawn_as_png(tmp_path: Path) -> None:
+    write(tmp_path / "long.tif", photo((1, 65_501), (0, 0, 8, 1)))
+    assert len(list(predict_into(colour_model(), tmp_path / "long.tif", tmp_path / "out"))) == 1
+    assert (tmp_path / "out" / "long.tif.jpg.png").is_file()
+
+
 def test_what_was_found_before_an_interruption_is_kept(folder: Path, tmp_path: Path) -> None:
     results = predict_into(colour_model(), folder, tmp_path / "out", batch_size=1)
     next(results)

@@ -34,6 +34,8 @@ IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm")
 )
 """What counts as an image in a folder or among the matches of a pattern."""
+LONGEST_JPEG_PX = 65_500
+"""Longest side that OpenCV writes as JPEG."""
 
 
 @dataclass(frozen=True)
@@ -181,15 +183,11 @@ def find_images(source: str | Path) -> list[Path]:
 
 
 def save_picture(found: Found, path: Path) -> None:
-    """Draw what was found and write it, in the format that the suffix names."""
+    """Draw what was found and write it, in the format that the suffix names; as PNG if too long for JPEG."""
     picture = cv2.cvtColor(draw(found.image, found.detections), cv2.COLOR_RGB2BGR)
-    try:
-        _, encoded = cv2.imencode(path.suffix, picture)
-    except cv2.error:  # a JPEG has at most 65500 pixels a side
-        height, width = picture.shape[:2]
-        raise UserError(
-            f"{path}: {width} x {height} pixels are too many for its format; give the image as a .png"
-        ) from None
+    if path.suffix.lower() != ".png" and max(picture.shape) > LONGEST_JPEG_PX:
+        path = path.with_name(f"{path.name}.png")
+    _, encoded = cv2.imencode(path.suffix, picture)
     write_atomically(path, encoded.tobytes())
 
 

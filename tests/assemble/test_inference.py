@@ -49,8 +49,9 @@ def test_an_image_size_off_the_grid_is_refused(detector: Detector, side: int, ad
 def test_a_device_is_chosen_or_refused() -> None:
     assert choose_device("cpu") == torch.device("cpu")
     assert choose_device("auto").type in ("cpu", "cuda", "mps")
-    with pytest.raises(UserError, match="device 'gpu' cannot be used"):
-        choose_device("gpu")
+    for name in ("gpu", "meta", ""):
+        with pytest.raises(UserError, match=f"device '{name}' cannot be used"):
+            choose_device(name)
 
 
 def test_a_name_that_is_neither_size_nor_file_is_refused() -> None:

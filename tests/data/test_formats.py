@@ -133,6 +133,8 @@ BAD_ITEMS = {
     r"images\[1\]: 'height' is 0": changed("images", 1, height=0),
     r"images\[1\]: 'id' is 'x'": changed("images", 1, id="x"),
     r"images\[1\]: 'file_name' is ''": changed("images", 1, file_name=""),
+    r"images\[1\]: 'file_name' is 'a\\x00'": changed("images", 1, file_name="a\0"),
+    r"images\[1\]: 'width' is 1000000": changed("images", 1, width=10**400),
 }
 
 
@@ -155,6 +157,7 @@ def test_annotations_of_a_skipped_image_are_not_reported_again(tmp_path: Path) -
 
 BAD_FILES = {
     "is not valid JSON": "{",
+    r"is not valid JSON \(maximum recursion": "[" * 200_000,
     "holds a list": "[]",
     "lacks 'categories'; did you mean 'category'": '{"images": [], "annotations": [], "category": []}',
     "'annotations' is a dict": '{"images": [], "annotations": {}, "categories": []}',
@@ -198,6 +201,12 @@ def test_known_layouts_are_found(tmp_path: Path, annotations: str, images: str) 
     assert read_coco(tmp_path, "val").records[0].path == tmp_path / images / "a.png"
 
 
+def test_images_that_are_nowhere_are_missed_in_the_folder_that_exists(tmp_path: Path) -> None:
+    write(tmp_path, content(), "val.json")
+    (tmp_path / "images").mkdir()
+    assert read_coco(tmp_path, "val").records[0].path == tmp_path / "images" / "a.png"
+
+
 def test_a_yaml_file_names_paths_relative_to_itself(tmp_path: Path) -> None:
     write(tmp_path / "labels", content(), "t.json")
     (tmp_path / "data.yaml").write_text("train: {annotations: labels/t.json, images: photos}")
@@ -209,7 +218,8 @@ def test_a_yaml_file_names_paths_relative_to_itself(tmp_path: Path) -> None:
     ("text", "sentence"),
     [
         ("trian: {annotations: t.json, images: .}", "unknown field 'trian'; did you mean 'train'"),
-        ("train: {annotation: t.json, images: .}", "did you mean 'annotations'|train.annotations"),
+        ("train: {annotation: t.json, images: .}", "unknown field 'train.annotation'; did you mean 'anno"),
+        ("train: 2020-99-99", "is not valid YAML"),
         ("val: {annotations: t.json, images: .}", "names no split 'train'"),
         ("train: {annotations: t.json, images: .}", r"train.annotations: no file .*t\.json"),
     ],

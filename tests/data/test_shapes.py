@@ -56,8 +56,8 @@ def test_small_and_large_shapes_of_every_class_are_drawn() -> None:
     boxes = np.concatenate([sample.boxes for sample in samples])
     longest = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
     assert set(labels) == set(range(len(CLASS_NAMES)))
-    assert longest.min() < 16
-    assert longest.max() > 80
+    assert longest.min() < 24
+    assert longest.max() > 96
     assert np.bincount(labels).min() > 0.15 * len(labels)
 
 

@@ -301,9 +301,11 @@ def test_only_the_images_of_the_data_set_count(folder: Path) -> None:
 def test_annotations_skipped_as_bad_stay_out(folder: Path) -> None:
     content = json.loads((folder / "val.json").read_text())
     content["annotations"].append(content["annotations"][0] | {"id": 9, "bbox": [1, 2, float("nan"), 3]})
+    content["annotations"].append(content["annotations"][0])
     (folder / "val.json").write_text(json.dumps(content))
     report = evaluate(oracle("dust", "cell"), read_coco(folder, "val", skip_bad=True))
     assert report.ar100 == pytest.approx(1)
+    assert [each.boxes for each in report.per_class] == [1, 1]
 
 
 def test_finding_nothing_gives_zeros(folder: Path) -> None:

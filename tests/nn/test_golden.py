@@ -4,8 +4,9 @@ Every `golden-<size>.npz` in the golden folder is run, so a size needs nothing b
 
 On the processor that made the numbers scores are equal to the bit. Elsewhere the convolution kernels round
 differently (every early stage is still equal to the bit here), which the tolerances below allow for and no
-more: at most 3.3e-6 was seen in a score. Training amplifies rounding, so it is compared with the same two
-threads.
+more. Nm amplifies rounding most: other kernels of one machine (one or two threads, oneDNN or not) differ by up
+to 4.8e-5 in a logit and 7.3e-6 in a score, where Ns and Nl differ from the file by 2.1e-5 and 3.3e-6. Training
+amplifies rounding, too, so it is compared with the same two threads.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ FILES = {path.stem.removeprefix("golden-"): path for path in sorted(GOLDEN.glob(
 FOUND = [size for size in SIZES if size in FILES]
 each_size = pytest.mark.parametrize("size", FOUND)
 
-SCORE, BOX_PX = 5e-6, 1.4e-4
+LOGIT, SCORE, BOX_PX = 4e-5, 1e-5, 1.4e-4
 
 FUSIONS = {
     "merge_3": "fuse_t5",
@@ -115,8 +116,8 @@ def test_every_stage_and_fusion(size):
 @each_size
 def test_logits_scores_and_boxes(size):
     numbers, _, predictions, _ = evaluated(size)
-    close(predictions.class_logits, numbers["cls_logits"], atol=2e-5, rtol=1e-5)
-    close(predictions.side_logits.flatten(2), numbers["reg_logits"], atol=2e-5, rtol=1e-5)
+    close(predictions.class_logits, numbers["cls_logits"], atol=LOGIT, rtol=1e-5)
+    close(predictions.side_logits.flatten(2), numbers["reg_logits"], atol=LOGIT, rtol=1e-5)
     close(predictions.scores, numbers["scores"], atol=SCORE)
     close(predictions.boxes, numbers["boxes"], atol=BOX_PX, rtol=3e-6)
 

@@ -219,14 +219,21 @@ def test_tensors_of_the_reference_are_read_from_safetensors_too(tmp_path: Path) 
     assert load_reference(tmp_path / "x.safetensors").card.spec.name == "Ns"
 
 
+def test_a_file_of_ours_needs_no_conversion(written: Path) -> None:
+    with pytest.raises(UserError, match="is a file of damoyolo's own already"):
+        load_reference(written)
+
+
 def test_class_names_are_given_and_must_be_as_many_as_the_classes(tmp_path: Path) -> None:
     state = {key: tensor.clone() for key, tensor in reference_files.state("Ns", channels=3).items()}
     torch.save(state, tmp_path / "x.pth")
     assert load_reference(tmp_path / "x.pth", ["a", "b", "c"]).card.class_names == ("a", "b", "c")
     legacy = load_reference(tmp_path / "x.pth", ["a", "b"], legacy_background=True)
     assert legacy.card.class_names == ("a", "b")
-    with pytest.raises(UserError, match=r"2 names, but the head has 3 classes; if the last is background"):
+    with pytest.raises(UserError, match=r"if the last is background, say so .*--legacy-background\)"):
         load_reference(tmp_path / "x.pth", ["a", "b"])
+    with pytest.raises(UserError, match=r"x\.pth: class_names repeats 'b'"):
+        load_reference(tmp_path / "x.pth", ["a", "b", "b"])
     with pytest.raises(UserError, match=r"x\.pth: class_names has 7 names, but the head has 3 classes$"):
         load_reference(tmp_path / "x.pth", list("abcdefg"))
 

@@ -18,7 +18,13 @@ from damoyolo.evaluation.coco import Report
 from damoyolo.files import write_atomically
 from damoyolo.prediction import predict_into
 
-SETTINGS: dict[str, Any] = {"model": "Ns", "image_size": 192, "epochs": 14, "evaluate_every": 7}
+SETTINGS: dict[str, Any] = {
+    "model": "Ns",
+    "image_size": 160,
+    "epochs": 10,
+    "evaluate_every": 5,
+    "augment": {"mosaic": 0.0},  # every drawing is different already
+}
 
 
 def demo(
@@ -48,7 +54,7 @@ def demo(
         "quick", {**SETTINGS, "data": data, "output": folder / "run", "seed": seed, **(settings or {})}
     )
     train_images, val_images = images
-    write_shapes(data, train_images, val_images, seed=seed)
+    write_shapes(data, train_images, val_images, image_size=SETTINGS["image_size"], seed=seed)
     say(f"1. drew {train_images} training and {val_images} validation images of shapes in {data}")
     result = train(config)
     say(f"2. trained {config.model} for {config.epochs} epochs: {result.best}")

@@ -105,7 +105,7 @@ def choose_device(name: str) -> torch.device:
         return torch.device(available)
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).tolist()  # asks for numbers, which the device `meta` has none of
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(

@@ -56,8 +56,12 @@ def locate(source: Path, split: str) -> tuple[Path, tuple[Path, ...]]:
 
 
 def choose_folder(folders: Sequence[Path], names: Sequence[str]) -> Path:
-    """The folder that holds the most of the first few of the images called `names`."""
-    return max(folders, key=lambda folder: sum((folder / name).is_file() for name in names[:PROBED]))
+    """The folder that holds the most of the first few of the images called `names`; if none, one that exists."""
+
+    def found(folder: Path) -> tuple[int, bool]:
+        return sum((folder / name).is_file() for name in names[:PROBED]), folder.is_dir()
+
+    return max(folders, key=found)
 
 
 def _annotations_in(folder: Path, split: str) -> Path:

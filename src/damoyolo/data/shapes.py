@@ -20,10 +20,10 @@ from damoyolo.data.sample import Sample
 from damoyolo.files import write_atomically
 
 CLASS_NAMES = ("circle", "square", "triangle", "star")
-MAX_SHAPES = 8
+MAX_SHAPES = 6
 EMPTY_SHARE = 0.03
 """Share of images without any shape."""
-SMALLEST, LARGEST = 14 / 192, 96 / 192
+SMALLEST, LARGEST = 0.1, 0.55
 """Range of a shape's longer side, as a share of the image side; the small ones are the rarer."""
 MIN_VISIBLE = 0.7
 MOST_TURNED = math.radians(30)
@@ -38,7 +38,7 @@ Field = Float32[np.ndarray, "h w"]
 
 
 def write_shapes(
-    folder: str | Path, train: int = 600, val: int = 100, image_size: int = 192, seed: int = 0
+    folder: str | Path, train: int = 600, val: int = 100, image_size: int = 160, seed: int = 0
 ) -> None:
     """Write `train` and `val` images to `folder` as train.json, val.json and images/, in COCO's format.
 
@@ -57,8 +57,8 @@ def write_shapes(
         write_atomically(folder / f"{split}.json", json.dumps(_annotations(samples)).encode())
 
 
-def draw_shapes(rng: np.random.Generator, image_size: int = 192, name: str = "shapes") -> Sample:
-    """One square picture with up to 8 shapes; labels index `CLASS_NAMES`."""
+def draw_shapes(rng: np.random.Generator, image_size: int = 160, name: str = "shapes") -> Sample:
+    """One square picture with up to 6 shapes; labels index `CLASS_NAMES`."""
     image = _background(rng, image_size)
     owner = np.full((image_size, image_size), -1)
     areas: list[int] = []

@@ -75,6 +75,12 @@ class Annotation(_Entry):
         return self.bbox[2] * self.bbox[3] if self.area is None else self.area
 
 
+class Numbered(_Entry):
+    """What makes an entry of a data set's `annotations` unique; results files do without."""
+
+    id: int
+
+
 class GroundTruth(_Entry):
     """A COCO annotation file."""
 
@@ -245,7 +251,7 @@ def _truth_of(dataset: Dataset) -> GroundTruth:
     annotations, seen = [], set()
     for entry in content["annotations"]:
         try:
-            identity, annotation = Identity.model_validate(entry).id, Annotation.model_validate(entry)
+            identity, annotation = Numbered.model_validate(entry).id, Annotation.model_validate(entry)
         except ValidationError:
             continue  # reading the dataset has reported it
         if identity in seen:
