@@ -9,18 +9,22 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
-GOLDEN = Path(os.environ.get("DAMOYOLO_GOLDEN", ROOT / "tests" / "golden"))
+SHIPPED = ROOT / "tests" / "golden"
+GOLDEN = Path(os.environ.get("DAMOYOLO_GOLDEN", SHIPPED))
 DATA = Path(os.environ.get("DAMOYOLO_DATA", ROOT.parent / "shared" / "data"))
 
 torch.set_num_threads(1)  # the fast tests run in parallel processes
 
 
 def golden(name: str) -> Path:
-    """A golden file; the test is skipped, with the reason, where a folder of goldens lacks it."""
+    """A golden file: that of the golden folder or, where it has none, the one that the project ships."""
     path = GOLDEN / name
-    if not path.exists():
-        pytest.skip(f"no {name} in {GOLDEN}")
-    return path
+    return path if path.exists() else SHIPPED / name
+
+
+def goldens(pattern: str) -> list[Path]:
+    """The golden files of a kind: the golden folder's or, where it has none, those the project ships."""
+    return sorted(GOLDEN.glob(pattern)) or sorted(SHIPPED.glob(pattern))
 
 
 def shared_data(name: str) -> Path:

@@ -193,7 +193,7 @@ def save_picture(found: Found, path: Path) -> None:
 
 def save_json(records: Sequence[dict[str, Any]], path: Path) -> None:
     """One list with a record per image, as `Found.to_record` and `Broken.to_record` make them."""
-    write_atomically(path, json.dumps(records, indent=1, ensure_ascii=False).encode(errors="surrogateescape"))
+    write_atomically(path, json.dumps(records, indent=1).encode())  # ASCII: file names may be no valid text
 
 
 def save_csv(records: Sequence[dict[str, Any]], path: Path) -> None:

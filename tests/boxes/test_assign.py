@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import GOLDEN
+from conftest import goldens
 from damoyolo.boxes.assign import AlignedOTA
 from damoyolo.boxes.points import Pyramid
 from damoyolo.boxes.types import Targets
 from plain_assign import plain_aligned_ota
 
-GOLDEN_FILES = sorted(GOLDEN.glob("golden-assign*.npz"))
+GOLDEN_FILES = goldens("golden-assign*.npz")
 CASES = [
     (path, case)
     for path in GOLDEN_FILES

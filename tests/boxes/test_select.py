@@ -8,14 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import GOLDEN, golden
+from conftest import golden, goldens
 from damoyolo.boxes import select as module
 from damoyolo.boxes.geometry import box_iou
 from damoyolo.boxes.points import Pyramid
 from damoyolo.boxes.select import Selected, select, select_boxes
 from damoyolo.boxes.types import Predictions
 
-NMS_CASES = range(6)
+NMS_CASES = sorted({int(key.split("/")[0]) for key in np.load(golden("golden-nms.npz"))})
 
 
 def random_scores_and_boxes(
@@ -64,7 +64,7 @@ def test_the_reference_keeps_the_same_boxes(case: int) -> None:
     assert_same_set(found, *expected)
 
 
-@pytest.mark.parametrize("path", sorted(GOLDEN.glob("golden-[NTSML]*.npz")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", goldens("golden-[NTSML]*.npz"), ids=lambda path: path.stem)
 def test_the_reference_post_processes_its_own_networks_the_same(path: Path) -> None:
     data = np.load(path)
     found = select_boxes(
@@ -74,10 +74,6 @@ def test_the_reference_post_processes_its_own_networks_the_same(path: Path) -> N
         float(data["nms/iou"]),
     )
     assert_same_set(found, data["nms/boxes"], data["nms/scores"], data["nms/labels"])
-
-
-def test_the_golden_file_has_no_case_that_is_left_out() -> None:
-    assert {int(key.split("/")[0]) for key in np.load(golden("golden-nms.npz"))} == set(NMS_CASES)
 
 
 @given(seed=st.integers(0, 10_000), threshold=st.floats(0, 0.9), iou=st.floats(0.1, 0.9))

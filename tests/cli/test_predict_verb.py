@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +68,29 @@ def test_json_is_all_that_is_printed(
     (record,) = json.loads(capsys.readouterr().out)
     assert len(record["detections"]) == 2
     assert record == json.loads((tmp_path / "out" / "detections.json").read_text())[0]
+
+
+@pytest.mark.parametrize("options", [["--json"], []])
+def test_a_name_that_the_terminal_cannot_show_stops_nothing(
+    weights: Path, photos: Path, tmp_path: Path, options: list[str]
+) -> None:
+    for path in photos.iterdir():
+        path.unlink()
+    assert cv2.imwrite(str(photos / "é.png"), np.full((60, 80, 3), 90, np.uint8))
+    shutil.copy(photos / "é.png", os.fsencode(photos) + b"/\xff.png")
+    command = [sys.executable, "-c", "import sys; from damoyolo.cli import main; sys.exit(main())", "predict"]
+    done = subprocess.run(
+        [*command, str(photos), "--weights", str(weights), "--output", str(tmp_path / "out"), *options],
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "out" / "detections.json").read_text(encoding="utf-8"))
+    names = [os.fsencode(Path(record["image"]).name) for record in told]
+    assert names == ["é.png".encode(), b"\xff.png"]
+    if options:
+        assert json.loads(done.stdout) == told
 
 
 def test_nothing_but_broken_files_is_a_failed_run(

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import GOLDEN
+from conftest import goldens
 from damoyolo.boxes.points import Pyramid
 from damoyolo.boxes.types import Predictions, Targets
 from damoyolo.losses.criterion import Criterion
 
-GOLDEN_FILES = sorted(GOLDEN.glob("golden-loss*.npz"))
+GOLDEN_FILES = goldens("golden-loss*.npz")
 CASES = [
     (path, case)
     for path in GOLDEN_FILES

@@ -4,20 +4,22 @@ Every `golden-<size>.npz` in the golden folder is run, so a size needs nothing b
 
 On the processor that made the numbers scores are equal to the bit. Elsewhere the convolution kernels round
 differently (every early stage is still equal to the bit here), which the tolerances below allow for and no
-more. Nm amplifies rounding most: other kernels of one machine (one or two threads, oneDNN or not) differ by up
-to 4.8e-5 in a logit and 7.3e-6 in a score, where Ns and Nl differ from the file by 2.1e-5 and 3.3e-6. Training
-amplifies rounding, too, so it is compared with the same two threads.
+more: 2.1e-5 in a logit, 3.3e-6 in a score and 3e-6 of a box's coordinate were seen. Nm, of which there is no
+file to look at, amplifies rounding most: from one kernel to another of one machine (one or two threads, oneDNN
+or not) it moves by up to 4.8e-5, 7.3e-6 and 7.2e-4 px. Training amplifies rounding, too, so it is compared with
+the same two threads.
 """
 
 from __future__ import annotations
 
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 
-from conftest import GOLDEN
+from conftest import GOLDEN, goldens
 from damoyolo.boxes.select import select
 from damoyolo.boxes.types import Targets
 from damoyolo.losses.criterion import Criterion
@@ -27,11 +29,20 @@ from damoyolo.zoo import SIZES, coco_class_names, read_spec
 from damoyolo.zoo.reference import reference_keys
 from golden_recipe import GAINS, make_input, make_tensor
 
-FILES = {path.stem.removeprefix("golden-"): path for path in sorted(GOLDEN.glob("golden-*.npz"))}
+FILES = {path.stem.removeprefix("golden-"): path for path in goldens("golden-[NTSML]*.npz")}
 FOUND = [size for size in SIZES if size in FILES]
 each_size = pytest.mark.parametrize("size", FOUND)
 
-LOGIT, SCORE, BOX_PX = 4e-5, 1e-5, 1.4e-4
+
+class Tolerance(NamedTuple):
+    """Absolute; logits may differ by 1e-5 of themselves, too, and boxes by 3e-6."""
+
+    logit: float
+    score: float
+    box_px: float
+
+
+TOLERANCES = dict.fromkeys(SIZES, Tolerance(2.5e-5, 5e-6, 1.4e-4)) | {"Nm": Tolerance(5e-5, 1e-5, 1e-3)}
 
 FUSIONS = {
     "merge_3": "fuse_t5",
@@ -116,10 +127,10 @@ def test_every_stage_and_fusion(size):
 @each_size
 def test_logits_scores_and_boxes(size):
     numbers, _, predictions, _ = evaluated(size)
-    close(predictions.class_logits, numbers["cls_logits"], atol=LOGIT, rtol=1e-5)
-    close(predictions.side_logits.flatten(2), numbers["reg_logits"], atol=LOGIT, rtol=1e-5)
-    close(predictions.scores, numbers["scores"], atol=SCORE)
-    close(predictions.boxes, numbers["boxes"], atol=BOX_PX, rtol=3e-6)
+    close(predictions.class_logits, numbers["cls_logits"], atol=TOLERANCES[size].logit, rtol=1e-5)
+    close(predictions.side_logits.flatten(2), numbers["reg_logits"], atol=TOLERANCES[size].logit, rtol=1e-5)
+    close(predictions.scores, numbers["scores"], atol=TOLERANCES[size].score)
+    close(predictions.boxes, numbers["boxes"], atol=TOLERANCES[size].box_px, rtol=3e-6)
 
 
 @each_size
@@ -127,8 +138,8 @@ def test_second_input_shape(size):
     numbers, detector, _, _ = evaluated(size)
     with torch.no_grad():
         predictions = detector(torch.from_numpy(make_input(2, 96, 64)))
-    close(predictions.scores[..., ::8], numbers["alt/scores"], atol=SCORE)
-    close(predictions.boxes, numbers["alt/boxes"], atol=BOX_PX, rtol=3e-6)
+    close(predictions.scores[..., ::8], numbers["alt/scores"], atol=TOLERANCES[size].score)
+    close(predictions.boxes, numbers["alt/boxes"], atol=TOLERANCES[size].box_px, rtol=3e-6)
 
 
 @each_size
@@ -138,7 +149,7 @@ def test_selected_boxes(size):
     assert (spec.score_threshold, spec.nms_iou) == (numbers["nms/conf"], numbers["nms/iou"])
     (found,) = select(predictions, spec.score_threshold, spec.nms_iou)
     assert len(found.scores) == len(numbers["nms/scores"])
-    close(found.scores, np.sort(numbers["nms/scores"])[::-1], atol=SCORE)
+    close(found.scores, np.sort(numbers["nms/scores"])[::-1], atol=TOLERANCES[size].score)
     # Scores are near-tied in places, so boxes are compared as a set: each has its partner nearby.
     distance = torch.cdist(found.boxes, torch.from_numpy(numbers["nms/boxes"]), p=torch.inf)
     different_label = found.labels[:, None] != torch.from_numpy(numbers["nms/labels"]).long()
@@ -155,8 +166,8 @@ def test_deploy_form(size):
         images = torch.from_numpy(make_input(1, 128, 160))
         maps = fused.neck(*fused.backbone(images))
         predictions = fused(images)
-    close(predictions.scores, numbers["deploy/scores"], atol=SCORE)
-    close(predictions.boxes, numbers["deploy/boxes"], atol=BOX_PX, rtol=3e-6)
+    close(predictions.scores, numbers["deploy/scores"], atol=TOLERANCES[size].score)
+    close(predictions.boxes, numbers["deploy/boxes"], atol=TOLERANCES[size].box_px, rtol=3e-6)
     for level, value in enumerate(each.double() for each in maps):
         stats = [value.mean(), value.std(), value.min(), value.max(), value.abs().mean()]
         close(torch.stack(stats), numbers[f"deploy/neck{level}_stats"], atol=2e-5, rtol=2e-5)

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from damoyolo.errors import UserError
+from damoyolo.errors import RunError, UserError
 from damoyolo.nn.detector import Detector, build_detector, fuse
 from damoyolo.spec import ModelCard, ModelSpec
 from damoyolo.zoo import coco_class_names
@@ -108,7 +108,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     monkeypatch.setattr(os, "fsync", full_disk)
     with torch.no_grad():
         detector.head.scales[0].zero_()  # type: ignore[index, union-attr]
-    with pytest.raises(UserError, match=r"ours\.safetensors: cannot be written \(No space left on device\)"):
+    with pytest.raises(RunError, match=r"ours\.safetensors: cannot be written \(No space left on device\)"):
         save_weights(detector, written)
     assert written.read_bytes() == before
     assert list(written.parent.iterdir()) == [written]

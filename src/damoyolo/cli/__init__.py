@@ -6,6 +6,7 @@ A verb's module is imported when the verb is called, and torch when it runs, so 
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -39,6 +40,8 @@ def build_app() -> App:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code is 0 if it worked, 1 if the run failed, 2 for a mistake of the user's."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and classes the terminal has no letters for
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = build_app()(
             sys.argv[1:] if arguments is None else arguments,

@@ -74,7 +74,7 @@ def predict(
         if not as_json:
             print(f"{result.path}: {_summary(result.detections)}")
     if as_json:
-        print(json.dumps(records, indent=1, ensure_ascii=False))
+        print(json.dumps(records, indent=1))
     else:
         bad = f"; {len(records) - good} could not be read" if good < len(records) else ""
         print(f"{good} pictures, detections.json and detections.csv in {output}{bad}")

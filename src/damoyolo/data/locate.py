@@ -56,7 +56,7 @@ def locate(source: Path, split: str) -> tuple[Path, tuple[Path, ...]]:
 
 
 def choose_folder(folders: Sequence[Path], names: Sequence[str]) -> Path:
-    """The folder that holds the most of the first few of the images called `names`; if none, one that exists."""
+    """The folder with the most of the first few of the images called `names`; if none, one that exists."""
 
     def found(folder: Path) -> tuple[int, bool]:
         return sum((folder / name).is_file() for name in names[:PROBED]), folder.is_dir()
