@@ -5,9 +5,9 @@ Every `golden-<size>.npz` in the golden folder is run, so a size needs nothing b
 On the processor that made the numbers scores are equal to the bit. Elsewhere the convolution kernels round
 differently (every early stage is still equal to the bit here), which the tolerances below allow for and no
 more: 2.1e-5 in a logit, 3.3e-6 in a score and 3e-6 of a box's coordinate were seen. Nm, of which there is no
-file to look at, amplifies rounding most: from one kernel to another of one machine (one or two threads, oneDNN
-or not) it moves by up to 4.8e-5, 7.3e-6 and 7.2e-4 px. Training amplifies rounding, too, so it is compared with
-the same two threads.
+file to look at, amplifies rounding most: from one kernel to another of one machine (one or two threads,
+oneDNN or not) it moves by up to 4.8e-5, 7.3e-6 and 7.2e-4 px. Training amplifies rounding, too, so it is
+compared with the same two threads.
 """
 
 from __future__ import annotations
