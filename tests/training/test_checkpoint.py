@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from damoyolo.errors import UserError
+from damoyolo.errors import RunError, UserError
 from damoyolo.training.checkpoint import STATE_FILE, load_state, remove_unfinished, save_state
 
 STATE = {
@@ -90,7 +90,7 @@ def test_a_full_disk_leaves_the_old_state_and_no_litter(
     save_state(tmp_path, STATE)
     with monkeypatch.context() as patch:
         patch.setattr(os, call, no_space)
-        with pytest.raises(UserError, match=rf"{STATE_FILE}: cannot be written \(No space left on device\)"):
+        with pytest.raises(RunError, match=rf"{STATE_FILE}: cannot be written \(No space left on device\)"):
             save_state(tmp_path, {**STATE, "step": 8})
     loaded = load_state(tmp_path)
     assert loaded is not None

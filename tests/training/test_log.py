@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from damoyolo.errors import UserError
+from damoyolo.errors import RunError, UserError
 from damoyolo.training.log import METRICS_FILE, MetricsFile, ProgressBar
 
 RECORDS = [{"epoch": n, "step": 3 * n, "ap/größe": 0.1 * n} for n in (1, 2, 3)]
@@ -49,7 +49,7 @@ def test_taking_back_is_all_or_nothing(metrics: MetricsFile, monkeypatch: pytest
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", fail)
-        with pytest.raises(UserError, match="No space left on device"):
+        with pytest.raises(RunError, match="No space left on device"):
             metrics.keep_until(3)
     assert metrics.read() == RECORDS
     assert list(metrics.path.parent.iterdir()) == [metrics.path]
