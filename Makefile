@@ -28,4 +28,4 @@ format: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv runs demo
+	rm -rf .venv

@@ -93,7 +93,7 @@ class TrainConfig(Config):
     evaluate_every: PositiveInt = 10
     """Epochs between evaluations on the validation images; there is one at the end, too."""
     checkpoint_minutes: NonNegativeFloat = 10.0
-    """Longest time between two checkpoints; there is one after every epoch that is evaluated, too."""
+    """Longest time between two checkpoints; there is one after every epoch, too."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Of weights, order and augmentation; the same seed on the same machine gives the same result."""
     precision: Literal["auto", "float32", "bfloat16"] = "float32"

@@ -148,6 +148,21 @@ def test_the_last_epoch_is_evaluated_whatever_the_rhythm(data: Path, tmp_path: P
     assert second["ap"] == 0.7
 
 
+def test_what_is_stopped_after_an_epoch_goes_on_from_there(data: Path, tmp_path: Path) -> None:
+    def stop(_: Losses) -> Losses:
+        raise KeyboardInterrupt
+
+    changes = {"evaluate_every": 5, "checkpoint_minutes": 60.0}
+    stopped = make_trainer(data, tmp_path, criterion=FailsAt(STEPS_PER_EPOCH + 1, stop), **changes)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run()
+    resumed = make_trainer(data, tmp_path, Marks(0.7), **changes)
+    resumed.restore()
+    assert resumed.step == STEPS_PER_EPOCH
+    resumed.run()
+    assert [record["epoch"] for record in metrics(tmp_path)] == [1, 2]
+
+
 def test_a_record_holds_mean_losses_position_and_speed(data: Path, tmp_path: Path) -> None:
     seen: list[float] = []
 

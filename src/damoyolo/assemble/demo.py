@@ -21,8 +21,8 @@ from damoyolo.prediction import predict_into
 SETTINGS: dict[str, Any] = {
     "model": "Ns",
     "image_size": 160,
-    "epochs": 12,
-    "evaluate_every": 6,
+    "epochs": 15,
+    "evaluate_every": 5,
     "augment": {"mosaic": 0.0},  # every drawing is different already
 }
 

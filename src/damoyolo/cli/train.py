@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,5 +52,9 @@ def train(
         config = assemble.read_config(folder, given)
     else:
         config = assemble.resolve(recipe, given)
-    result = assemble.train(config, resume=resume)
+    try:
+        result = assemble.train(config, resume=resume)
+    except KeyboardInterrupt:
+        print(f"stopped; go on with: damoyolo train --output {config.output} --resume", file=sys.stderr)
+        raise
     print(f"best AP {result.ap:.3f}: {result.best}")

@@ -84,9 +84,7 @@ class Trainer:
                     record = self._finish_epoch(epoch)
                     metrics.append(record)
                     bar.line(_summary(record, self.epochs))
-                if (
-                    left == 0 and self._evaluates(epoch)
-                ) or time.monotonic() - saved > 60 * self.checkpoint_minutes:
+                if left == 0 or time.monotonic() - saved > 60 * self.checkpoint_minutes:
                     self.save()
                     saved = time.monotonic()
                 tick = time.monotonic()
