@@ -66,6 +66,10 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         (["predict", "x.jpg", "--weights", "S", "--iou", "2"], 'Invalid value "2.0" for --iou'),
         (["predict", "x.jpg", "--weights", "S", "--score", "high"], 'unable to convert "high"'),
         (["predict", "x.jpg"], "--weights requires an argument"),
+        (
+            ["predict", "x.jpg", "y.jpg", "--weights", "S"],
+            "unexpected argument: y.jpg; an option begins with",
+        ),
     ],
 )
 def test_a_slip_of_the_hand_gets_one_line_and_code_2(

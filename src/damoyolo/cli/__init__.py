@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 from damoyolo.errors import RunError, UserError
 
@@ -66,6 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _explain(error: CycloptsError) -> str:
     """The message; where pydantic found a setting wrong, the setting, the reason and the value."""
+    if isinstance(error, UnusedCliTokensError):
+        extra = " ".join((error.unused_tokens or [])[:3])
+        return f"unexpected argument: {extra}; an option begins with --, and a pattern must be in quotes"
     cause = error.__cause__
     if cause is None or not hasattr(cause, "errors"):
         return str(error)
