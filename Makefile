@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m
 
-.PHONY: demo test test-fast check format clean
+.PHONY: demo test check format clean
 
 demo: .venv/ready
 	rm -rf runs/demo

@@ -1,15 +1,15 @@
 """Depthwise convolution whose gradients are fast on CPUs.
 
-oneDNN, the CPU backend of PyTorch, has no fast path for two gradients of a depthwise convolution, least of all
-in bfloat16, where they made a nano model's training slower than in float32:
+oneDNN, the CPU backend of PyTorch, has no fast path for two gradients of a depthwise convolution, least of
+all in bfloat16, where they made a nano model's training slower than in float32:
 
 - The weight gradient is computed channel by channel. That of a *grouped* convolution over blocks of 16
   channels goes through the fast kernels; 15 of 16 products are thrown away, and it is still faster.
 - The input gradient of a strided convolution scatters. Spreading the incoming gradient out with zeros first
   makes it a plain depthwise convolution with the kernel turned around.
 
-The numbers are the same up to rounding. `benchmarks/depthwise.py` measures both together: forward and backward
-are 1.2 to 1.4 times faster in float32 and 7 to 19 times in bfloat16.
+The numbers are the same up to rounding. `benchmarks/depthwise.py` measures both together: forward and
+backward are 1.2 to 1.4 times faster in float32 and 7 to 19 times in bfloat16.
 """
 
 from __future__ import annotations
