@@ -93,11 +93,11 @@ def test_a_name_that_the_terminal_cannot_show_stops_nothing(
         assert json.loads(done.stdout) == told
 
 
-def test_nothing_but_broken_files_is_a_failed_run(
+def test_nothing_but_broken_files_is_the_user_s_mistake(
     weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     request = ["predict", str(photos / "broken.jpg"), "--weights", str(weights), "--device", "cpu"]
-    assert main([*request, "--output", str(tmp_path / "out")]) == 1
+    assert main([*request, "--output", str(tmp_path / "out")]) == 2
     assert "broken.jpg: is empty" in capsys.readouterr().err
 
 

@@ -79,7 +79,7 @@ def test_a_run_is_resumed_by_its_folder_or_by_its_own_command(
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     places = {"RUN": [str(run)], "DATA": [str(data)], "COMMAND": command(data, run)}
     assert main([part for each in resume for part in places.get(each, [each])]) == 0
-    assert "goes on after step 6 of 6" in capsys.readouterr().err
+    assert "is already finished" in capsys.readouterr().err
     assert outcome(run) == outcome(finished)
 
 

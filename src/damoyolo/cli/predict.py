@@ -78,7 +78,7 @@ def predict(
     else:
         bad = f"; {len(records) - good} could not be read" if good < len(records) else ""
         print(f"{good} pictures, detections.json and detections.csv in {output}{bad}")
-    return 0 if good else 1
+    return 0 if good else 2
 
 
 def _summary(detections: Detections) -> str:

@@ -89,4 +89,4 @@ class ProgressBar:
 
     def line(self, text: str) -> None:
         """A line that stays."""
-        self._console.print(text, highlight=False)
+        self._console.print(text, highlight=False, soft_wrap=True)

@@ -74,7 +74,12 @@ class Trainer:
         saved = tick = time.monotonic()
         with ProgressBar(steps, self.step, self.quiet) as bar:
             if self.step:
-                bar.line(f"goes on after step {self.step} of {steps}")
+                done = (
+                    "is already finished"
+                    if self.step == steps
+                    else f"goes on after step {self.step} of {steps}"
+                )
+                bar.line(f"{self.folder} {done}")
             for batch in self.loader.stream(*divmod(self.step, per_epoch), self.epochs):
                 self._train_step(batch)
                 self._sums["seconds"] += time.monotonic() - tick
