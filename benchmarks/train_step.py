@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from damoyolo.assemble.training import build
+from damoyolo.assemble import build
 from damoyolo.boxes.assign import AlignedOTA
 from damoyolo.boxes.types import Targets
 from damoyolo.losses.criterion import Criterion

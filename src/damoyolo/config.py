@@ -5,9 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 
-from damoyolo.spec import Frozen
+from damoyolo.spec import Frozen, read_image_size
 
 
 class Config(Frozen):
@@ -16,7 +24,14 @@ class Config(Frozen):
     model_config = ConfigDict(use_attribute_docstrings=True, allow_inf_nan=False)
 
 
+def _tidy_size(value: int | str) -> int | str:
+    """A side where both are equal, and `HEIGHTxWIDTH` otherwise."""
+    height, width = read_image_size(value)
+    return height if height == width else f"{height}x{width}"
+
+
 Probability = Annotated[float, Field(ge=0, le=1)]
+ImageSize = Annotated[int | str, AfterValidator(_tidy_size)]
 
 
 class AugmentConfig(Config):
@@ -57,6 +72,8 @@ class OptimConfig(Config):
     """`sgd` has Nesterov momentum; `adamw` is what the nano models are trained with."""
     lr: PositiveFloat = 0.01
     """Peak learning rate for 64 images per step; scaled linearly with the batch size."""
+    backbone_lr: Annotated[float, Field(ge=0)] = 1.0
+    """Learning rate of the backbone as a share of the others'; below 1 to keep what it has learnt before."""
     weight_decay: NonNegativeFloat = 5e-4
     """For convolution weights; norms and biases are not decayed."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -73,6 +90,19 @@ class OptimConfig(Config):
     """Steps over which that decay is approached from zero."""
 
 
+class DistillConfig(Config):
+    """Learning from a teacher's feature maps (paper section 3.5); matters only with `teacher`."""
+
+    method: Literal["cwd", "mimic", "mgd"] = "cwd"
+    """`cwd` compares where each channel looks, `mimic` each element, `mgd` a map completed from a part."""
+    weight: PositiveFloat = 1.0
+    """Of this loss beside the others."""
+    temperature: PositiveFloat = 1.0
+    """Of `cwd`; higher compares more of the background."""
+    schedule: Literal["cosine", "until_plain", "constant"] = "cosine"
+    """`cosine` falls to a tenth over the run; `until_plain` also ends with the augmentation (paper)."""
+
+
 class TrainConfig(Config):
     """One training run."""
 
@@ -82,24 +112,44 @@ class TrainConfig(Config):
     """A folder with train.json, val.json and images/; a COCO folder; or a YAML file that names the paths."""
     output: Path = Path("runs/train")
     """Folder for weights, metrics and the resolved configuration."""
+    teacher: str | None = None
+    """Weights of a larger detector of the same classes to learn from (.safetensors, .pth)."""
     epochs: PositiveInt = 300
     """Passes over the training images."""
-    batch_size: PositiveInt = 32
-    """Images per step."""
-    image_size: Annotated[int, Field(ge=64, multiple_of=32)] | None = None
-    """Side of the network's square input in pixels, a multiple of 32; default the model's own."""
+    max_minutes: PositiveFloat | None = None
+    """Time limit; the schedule is fitted to it, and `epochs` then is the most that are made."""
+    batch_size: PositiveInt | Literal["auto"] = 32
+    """Images per step, of all processes together; `auto` takes what fits the memory and the data."""
+    accumulate: PositiveInt = 1
+    """Parts that a batch is computed in, one after another, to need less memory."""
+    image_size: ImageSize | None = None
+    """Network input in pixels, a side or HEIGHTxWIDTH, multiples of 32; default the model's own."""
     no_augment_epochs: NonNegativeInt = 16
     """Last epochs, without mosaic, mixup and affine, at the lowest learning rate."""
     evaluate_every: PositiveInt = 10
     """Epochs between evaluations on the validation images; there is one at the end, too."""
+    best_by: str = "ap"
+    """Number that makes an evaluation the best: ap, ap50, ap75, ap_small, ar100, or ap/CLASS."""
+    patience: PositiveInt | None = None
+    """Epochs without a better evaluation after which the run ends; by default it never does."""
     checkpoint_minutes: NonNegativeFloat = 10.0
     """Longest time between two checkpoints; there is one after every epoch, too."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Of weights, order and augmentation; the same seed on the same machine gives the same result."""
-    precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     """Of convolutions while training; `auto` takes bfloat16 where the device computes it faster."""
+    freeze: tuple[Literal["backbone", "neck", "head", "norms"], ...] = ()
+    """Parts that stay as they are; `norms` keeps the running statistics of all normalisations."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
+    devices: PositiveInt = 1
+    """Processes of this machine that train together, each on a GPU of its own or a share of the cores."""
+    sync_norm: bool = False
+    """Normalise by the statistics of the whole batch rather than of each process's share."""
+    channels_last: bool = True
+    """Keep feature maps in channels-last memory, which convolutions are faster in."""
+    compile: bool = False
+    """Compile the network with torch.compile; slow to begin with, worth it on GPUs and in long runs."""
     resize: Literal["stretch", "letterbox"] = "stretch"
     """`stretch` ignores the aspect ratio, as the published models do; `letterbox` keeps it and pads."""
     skip_bad: bool = False
@@ -108,7 +158,13 @@ class TrainConfig(Config):
     """Processes that prepare batches; 0 prepares them in the training process."""
     cache_mb: NonNegativeInt = 1024
     """Memory for decoded images in each worker, in MiB."""
+    log_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Where metrics go beside metrics.jsonl and metrics.csv; each is an optional extra to install."""
+    report: bool = True
+    """Write report.html and its pictures at the end."""
     augment: AugmentConfig = AugmentConfig()
     """Random changes to training images."""
     optim: OptimConfig = OptimConfig()
     """Optimizer, learning rate and weight averaging."""
+    distill: DistillConfig = DistillConfig()
+    """How to learn from `teacher`."""

@@ -180,6 +180,25 @@ class ModelSpec(Frozen):
         return yaml.safe_dump(self.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
 
 
+def read_image_size(value: int | str) -> tuple[int, int]:
+    """(height, width) in pixels of `640` or `"640"` (square) or `"384x640"` (height x width).
+
+    Both must be multiples of 32 and at least 64; `ValueError` otherwise.
+    """
+    sides = str(value).lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise ValueError(
+            f"'{value}' is no image size; give a side such as 640, or HEIGHTxWIDTH as in 384x640"
+        )
+    height, width = int(sides[0]), int(sides[-1])
+    step = STRIDES[-1]
+    for side in (height, width):
+        if side < 2 * step or side % step:
+            nearby = max(2 * step, round(side / step) * step)
+            raise ValueError(f"{side} px is no multiple of {step} from {2 * step} up; take {nearby}")
+    return height, width
+
+
 class ModelCard(Frozen):
     """Everything a user of trained weights must know; it travels inside the weights file.
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ def test_a_run_leaves_its_files_and_ends_with_the_best_result(
         "last.safetensors",
         "state.pt",
         "metrics.jsonl",
+        "metrics.csv",
         "config.yaml",
     }
 
@@ -92,7 +94,7 @@ def test_a_run_is_resumed_by_its_folder_or_by_its_own_command(
         (["train", "DATA", "--epochs", "many"], "--epochs"),
         (["train", "DATA", "--epochs", "0"], "--epochs: Input should be greater than 0 (got '0')"),
         (["train", "DATA", "--optim.lr", "0"], "--optim.lr: Input should be greater than 0 (got '0')"),
-        (["train", "DATA", "--image-size", "100"], "--image-size: Input should be a multiple of 32"),
+        (["train", "DATA", "--image-size", "100"], "--image-size: 100 px is no multiple of 32"),
         (["train", "DATA", "--recipe", "quik"], "recipe 'quik' is unknown; did you mean 'quick'?"),
         (["train", "DATA", "--model", "Tx"], "'Tx' is no model size; did you mean 'T'?"),
         (["train", "DATA", "--device", "gpu"], "device 'gpu' cannot be used"),
@@ -141,5 +143,6 @@ def test_a_loss_that_is_no_number_ends_the_run_with_code_1_step_and_images(
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: the ")
     assert " became " in error
-    assert " at step 2 (images train_" in error
+    assert " at step 2 (images in " in error
+    assert json.loads((tmp_path / "run" / "diverged.json").read_text())["images"][0].startswith("train_")
     assert "start anew with a lower optim.lr" in error

@@ -2,7 +2,9 @@
 
 from damoyolo.assemble.demo import demo
 from damoyolo.assemble.inference import choose_device, convert, evaluate, load, prepare
-from damoyolo.assemble.training import CONFIG_FILE, TrainResult, build, read_config, resolve, train
+from damoyolo.assemble.models import build
+from damoyolo.assemble.settings import CONFIG_FILE, read_config, resolve
+from damoyolo.assemble.training import TrainResult, train
 
 __all__ = [
     "CONFIG_FILE",

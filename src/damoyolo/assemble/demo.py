@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from damoyolo.assemble.inference import evaluate, load, prepare
-from damoyolo.assemble.training import TrainResult, resolve, train
+from damoyolo.assemble.settings import resolve
+from damoyolo.assemble.training import TrainResult, train
 from damoyolo.config import TrainConfig
 from damoyolo.data.shapes import write_shapes
 from damoyolo.errors import UserError

@@ -14,7 +14,7 @@ from damoyolo.errors import UserError, nearest
 from damoyolo.evaluation import coco
 from damoyolo.nn.detector import Detector, fuse
 from damoyolo.prediction import detect
-from damoyolo.spec import STRIDES
+from damoyolo.spec import read_image_size
 from damoyolo.zoo import SIZES
 from damoyolo.zoo.mirrors import find_weights
 from damoyolo.zoo.weights import load_any, load_reference, load_weights, save_weights
@@ -36,11 +36,11 @@ def load(model: str | Path) -> Detector:
     return load_any(path)
 
 
-def prepare(model: Detector, *, device: str = "auto", image_size: int | None = None) -> Detector:
-    """A copy for inference: RepConv fused, on the device, with a square input of `image_size` if given."""
+def prepare(model: Detector, *, device: str = "auto", image_size: int | str | None = None) -> Detector:
+    """A copy for inference: RepConv fused, on the device, with inputs of `image_size` if given."""
     prepared = fuse(model)
     if image_size is not None:
-        prepared.card = model.card.model_copy(update={"image_size": _square(image_size)})
+        prepared.card = model.card.model_copy(update={"image_size": _read_size(image_size)})
     return prepared.to(choose_device(device), memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
@@ -51,7 +51,7 @@ def evaluate(
     *,
     batch_size: int = 8,
     device: str = "auto",
-    image_size: int | None = None,
+    image_size: int | str | None = None,
     skip_bad: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> coco.Report:
@@ -63,7 +63,7 @@ def evaluate(
         split: which annotations to compare with.
         batch_size: images detected at once.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
-        image_size: side of the network's square input in pixels, a multiple of 32; default the model's own.
+        image_size: of the network's input in pixels, a side or "HEIGHTxWIDTH"; default the model's own.
         skip_bad: leave bad images and annotations out instead of stopping.
         progress: called with the numbers of images done and in all.
     """
@@ -114,9 +114,8 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _square(side: int) -> tuple[int, int]:
-    step = STRIDES[-1]
-    if side < step or side % step:
-        nearest_side = max(step, round(side / step) * step)
-        raise UserError(f"image_size {side} must be a multiple of {step} pixels; take {nearest_side}")
-    return side, side
+def _read_size(value: int | str) -> tuple[int, int]:
+    try:
+        return read_image_size(value)
+    except ValueError as error:
+        raise UserError(f"image_size: {error}") from error

@@ -4,100 +4,70 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
-import yaml
+from torch import nn
+from torch.amp.grad_scaler import GradScaler
 
 from damoyolo.assemble.inference import choose_device, prepare
-from damoyolo.config import TrainConfig
+from damoyolo.assemble.models import first_detector, load_teacher
+from damoyolo.assemble.settings import CONFIG_FILE, check_folder, choose_precision, to_yaml
+from damoyolo.config import DistillConfig, TrainConfig
 from damoyolo.data.augment import Augment
 from damoyolo.data.dataset import Dataset, check_images
 from damoyolo.data.formats import read_coco
 from damoyolo.data.loader import TrainingSet, TrainLoader
 from damoyolo.data.resize import Resize
 from damoyolo.data.source import Source
-from damoyolo.errors import RunError, UserError
+from damoyolo.errors import RunError, UserError, nearest
 from damoyolo.evaluation import coco
 from damoyolo.files import write_atomically
 from damoyolo.losses.criterion import Criterion
-from damoyolo.nn.blocks import RepConv
-from damoyolo.nn.detector import Detector, build_detector
+from damoyolo.losses.distill import ChannelWise, Distillation, MaskedGeneration, Mimic
+from damoyolo.nn.detector import Detector
+from damoyolo.plan import Plan
 from damoyolo.prediction import detect
-from damoyolo.spec import ModelCard, ModelSpec, parse, read_yaml
-from damoyolo.training.checkpoint import STATE_FILE, remove_unfinished
+from damoyolo.spec import ModelCard
+from damoyolo.training.best import Best
+from damoyolo.training.checkpoint import remove_unfinished
+from damoyolo.training.distributed import World, is_launched, open_world
 from damoyolo.training.ema import Ema
-from damoyolo.training.log import METRICS_FILE
+from damoyolo.training.freeze import freeze
+from damoyolo.training.launch import launch
+from damoyolo.training.log import METRICS_FILE, MetricsFile
 from damoyolo.training.loop import BEST_FILE, LAST_FILE, Trainer
+from damoyolo.training.memory import largest_batch, sensible_batch
+from damoyolo.training.objective import (
+    Amount,
+    DistilledObjective,
+    Objective,
+    Teacher,
+    cosine_weight,
+    until_plain_weight,
+)
 from damoyolo.training.optim import Schedule, build_optimizer
-from damoyolo.zoo import SIZES, coco_class_names, read_spec
-from damoyolo.zoo.recipes import RECIPES, overlay, read_recipe
-from damoyolo.zoo.transfer import with_classes
-from damoyolo.zoo.weights import load_any
+from damoyolo.training.sync_norm import synchronise_norms
+from damoyolo.training.time_limit import TimeLimit
 
-CONFIG_FILE = "config.yaml"
-FREE_TO_CHANGE = ("output", "workers", "cache_mb", "device", "checkpoint_minutes")
-"""Settings that a resumed run may change, because they do not change what is computed, only where."""
-SPEC_SUFFIXES = (".yaml", ".yml", ".json")
+NUMBERS = ("ap", "ap50", "ap75", "ap_small", "ar100")
+"""What the metrics file keeps of an evaluation, beside the AP of every class."""
+LIMITED_PHASE = 0.25
+"""With a time limit, warm-up and plain epochs take at most this share of the run each."""
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run left: weights of the best and of the last evaluation, metrics per epoch, and its best AP."""
+    """What a run left: weights of the best and the last evaluation, metrics per epoch, and the best's AP."""
 
     folder: Path
     best: Path
     last: Path
     metrics: Path
     ap: float
-
-
-def build(
-    model: str | Path, num_classes: int | None = None, *, class_names: tuple[str, ...] | None = None
-) -> Detector:
-    """A detector with random weights, in eval mode, of a size or a spec file, by default for COCO."""
-    if class_names is None:
-        coco_names = coco_class_names()
-        count = len(coco_names) if num_classes is None else num_classes
-        class_names = coco_names if count == len(coco_names) else tuple(f"class{i}" for i in range(count))
-    elif num_classes not in (None, len(class_names)):
-        raise UserError(
-            f"num_classes is {num_classes}, but class_names has {len(class_names)} names; make them agree"
-        )
-    spec = _read_spec(model)
-    card = {"spec": spec, "class_names": class_names, "image_size": (spec.image_size, spec.image_size)}
-    return build_detector(parse(ModelCard, card, where="build")).eval()
-
-
-def resolve(recipe: str | None, settings: dict[str, Any]) -> TrainConfig:
-    """A whole configuration: a recipe's settings with the given ones laid over them.
-
-    Without a recipe, weights are fine-tuned (`finetune`) and anything else is trained from scratch (`quick`).
-    A run of few epochs gets a shorter warm-up and fewer epochs without augmentation than a named recipe says.
-    """
-    model = settings.get("model")
-    if recipe is None:
-        recipe = "finetune" if model and _is_weights(str(model)) else "quick"
-    merged = overlay(read_recipe(recipe, model), settings)
-    if merged.get("data") is None:
-        raise UserError("data: nothing to train on; give a folder or a YAML file that names its paths")
-    config = parse(TrainConfig, merged, where="settings")
-    return _fit_phases(config, settings) if recipe in RECIPES else config
-
-
-def _fit_phases(config: TrainConfig, given: dict[str, Any]) -> TrainConfig:
-    """Warm-up and plain epochs, unless given, take at most a quarter of the run each."""
-    quarter = config.epochs / 4
-    optim = config.optim
-    if "warmup_epochs" not in given.get("optim", {}):
-        optim = optim.model_copy(update={"warmup_epochs": min(optim.warmup_epochs, quarter)})
-    plain = config.no_augment_epochs
-    if "no_augment_epochs" not in given:
-        plain = min(plain, int(quarter))
-    return config.model_copy(update={"optim": optim, "no_augment_epochs": plain})
 
 
 def train(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> TrainResult:
@@ -110,70 +80,69 @@ def train(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> 
 
     Raises:
         UserError: if the model, the data or the folder cannot be used; before the first step.
-        RunError: if the loss stops being a number, or the device's memory is too small.
+        RunError: if the loss stops being a number, memory runs out, or another process of the run ends.
     """
-    device = choose_device(config.device)
-    config = config.model_copy(update={"precision": _choose_precision(config.precision, device)})
-    _check_folder(config, resume)
+    if config.devices > 1 and not is_launched():
+        check_folder(config, resume)
+        write_atomically(config.output / CONFIG_FILE, to_yaml(config).encode())
+        launch(config.devices, ["train", "--output", str(config.output), "--resume"])
+    else:
+        with open_world(choose_device(config.device)) as world:
+            _train(config, world, resume, quiet or not world.is_first)
+    return _result(config)
+
+
+def _train(config: TrainConfig, world: World, resume: bool, quiet: bool) -> None:
+    """What each process of a run does."""
+    if world.is_first:
+        check_folder(config, resume)
+    config = config.model_copy(update={"precision": choose_precision(config.precision, world.device)})
     training = _read(config, "train")
     validation = _read(config, "val", training.class_names)
-    if not quiet:
-        for dataset in (training, validation):
-            print(dataset.summary(), *dataset.report.skipped, sep="\n", file=sys.stderr)
+    _check_metric(config.best_by, training.class_names)
     torch.manual_seed(config.seed)
-    detector = _first_detector(config, training.class_names).train()
-    detector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    trainer = _trainer(config, detector, training, validation, quiet)
-    remove_unfinished(config.output)
-    write_atomically(config.output / CONFIG_FILE, _to_yaml(config).encode())
-    if resume:
-        trainer.restore()
+    detector, origin = first_detector(config, training.class_names)
+    if not quiet:
+        lines = [(dataset.summary(), *dataset.report.skipped) for dataset in (training, validation)]
+        print(*lines[0], *lines[1], origin, sep="\n", file=sys.stderr)
     try:
+        _place(config, detector, world)
+        config = _settle_batch_size(config, detector, len(training), world)
+        trainer = _trainer(config, detector, training, validation, world, quiet)
+        if world.is_first:
+            remove_unfinished(config.output)
+            write_atomically(config.output / CONFIG_FILE, to_yaml(config).encode())
+        if resume:
+            trainer.restore()
         trainer.run()
-    except torch.OutOfMemoryError as error:
-        raise RunError(
-            f"{device} ran out of memory; start anew with a smaller batch_size or image_size"
-        ) from error
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _out_of_memory(world.device) from error
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error):  # how the CPU allocator says it
+            raise _out_of_memory(world.device) from error
+        raise
+
+
+def _result(config: TrainConfig) -> TrainResult:
+    """What the run in a folder has left so far."""
     folder = config.output
-    return TrainResult(folder, folder / BEST_FILE, folder / LAST_FILE, folder / METRICS_FILE, trainer.best_ap)
+    evaluated = [record for record in MetricsFile(folder).read() if "ap" in record]
+    best = max(evaluated, key=lambda record: record[config.best_by])
+    return TrainResult(folder, folder / BEST_FILE, folder / LAST_FILE, folder / METRICS_FILE, best["ap"])
 
 
-def read_config(folder: Path, changes: dict[str, Any] | None = None) -> TrainConfig:
-    """The resolved configuration of the run in a folder, with the changes laid over it."""
-    path = folder / CONFIG_FILE
-    if not path.exists():
-        raise UserError(f"output: {folder} holds no run (no {CONFIG_FILE}); start one without --resume")
-    before = parse(TrainConfig, read_yaml(path), where=str(path)).model_dump()
-    return parse(TrainConfig, overlay(before, {**(changes or {}), "output": folder}), where="settings")
+def _out_of_memory(device: torch.device) -> RunError:
+    return RunError(
+        f"{device} ran out of memory; start anew with a smaller batch_size or image_size, "
+        "or a larger accumulate"
+    )
 
 
-def _check_folder(config: TrainConfig, resume: bool) -> None:
-    """A new run must not overwrite one, and a resumed one must be told what it was told before."""
-    if config.output.exists() and not config.output.is_dir():
-        raise UserError(f"output: {config.output} is a file; name a folder")
-    if not resume:
-        if any((config.output / name).exists() for name in (STATE_FILE, METRICS_FILE, BEST_FILE)):
-            raise UserError(
-                f"output: {config.output} holds a run already; take another folder, or --resume it"
-            )
-        return
-    if not (config.output / CONFIG_FILE).exists():  # killed before it began
-        return
-    before, now = _leaves(read_config(config.output).model_dump()), _leaves(config.model_dump())
-    for name, value in now.items():
-        if value != before[name] and name not in FREE_TO_CHANGE:
-            raise UserError(
-                f"{name}: is {str(value)!r} now but was {str(before[name])!r} when the run in "
-                f"{config.output} began; a resumed run keeps its settings"
-            )
-
-
-def _leaves(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by the path of their names, such as `optim.lr`."""
-    leaves: dict[str, Any] = {}
-    for key, value in settings.items():
-        leaves |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return leaves
+def _check_metric(name: str, class_names: tuple[str, ...]) -> None:
+    known = (*NUMBERS, *(f"ap/{each}" for each in class_names))
+    if name not in known:
+        hint = nearest(name, known) or f"; known: {', '.join(NUMBERS)}, and ap/CLASS"
+        raise UserError(f"best_by: '{name}' is no number of an evaluation{hint}")
 
 
 def _read(config: TrainConfig, split: str, class_names: tuple[str, ...] | None = None) -> Dataset:
@@ -181,108 +150,143 @@ def _read(config: TrainConfig, split: str, class_names: tuple[str, ...] | None =
     return check_images(dataset, config.skip_bad)
 
 
-def _first_detector(config: TrainConfig, class_names: tuple[str, ...]) -> Detector:
-    """The detector a run begins with."""
-    trained = _load_trainable(config.model) if _is_weights(config.model) else None
-    spec = trained.card.spec if trained else _read_spec(config.model)
-    side = config.image_size or spec.image_size
-    lineage: dict[str, Any] = {"source": "trained", "data": config.data.name, "torch": torch.__version__}
-    lineage |= {"epochs": config.epochs, "seed": config.seed}
-    if trained:
-        lineage["from"] = trained.card.lineage
-    card = ModelCard(
-        spec=spec, class_names=class_names, image_size=(side, side), resize=config.resize, lineage=lineage
-    )
-    return with_classes(trained, card) if trained else build_detector(card)
+def _place(config: TrainConfig, detector: Detector, world: World) -> None:
+    """On its device, with what is frozen frozen."""
+    memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+    detector.to(world.device, memory_format=memory_format)  # type: ignore[call-overload]
+    freeze(detector, config.freeze)
+    if config.sync_norm:
+        synchronise_norms(detector, world)
 
 
-def _load_trainable(path: str) -> Detector:
-    detector = load_any(path)
-    if any(isinstance(module, RepConv) and hasattr(module, "fused") for module in detector.modules()):
-        raise UserError(
-            f"model: {path} holds weights that were fused for inference and cannot be trained on; "
-            "give the file they were made from"
-        )
-    return detector
+def _settle_batch_size(config: TrainConfig, detector: Detector, images: int, world: World) -> TrainConfig:
+    """The configuration with a number in the place of `auto`."""
+    if config.batch_size != "auto":
+        return config
+    fitting = largest_batch(detector, getattr(torch, config.precision), world.device)
+    size = world.broadcast(sensible_batch(fitting * world.size * config.accumulate, images))
+    return config.model_copy(update={"batch_size": size})
 
 
 def _trainer(
-    config: TrainConfig, detector: Detector, training: Dataset, validation: Dataset, quiet: bool
+    config: TrainConfig,
+    detector: Detector,
+    training: Dataset,
+    validation: Dataset,
+    world: World,
+    quiet: bool,
 ) -> Trainer:
     optim = config.optim
-    loader = _loader(config, training, detector.card)
+    assert isinstance(config.batch_size, int)
+    loader = _loader(config, training, detector.card, config.batch_size, world)
     per_epoch = loader.steps_per_epoch
-    schedule = Schedule(
-        peak=optim.lr * config.batch_size / 64,
-        total=config.epochs * per_epoch,
+    plan = Plan(
+        steps=config.epochs * per_epoch,
+        steps_per_epoch=per_epoch,
         warmup=round(optim.warmup_epochs * per_epoch),
-        flat=config.no_augment_epochs * per_epoch,
-        floor_ratio=optim.min_lr_ratio,
+        plain=config.no_augment_epochs * per_epoch,
+        largest_phase=LIMITED_PHASE if config.max_minutes else 1.0,
     )
+    ema = Ema(detector, optim.ema_decay, optim.ema_warmup_steps)
+    if config.compile:  # in place and after the copy, so that names of weights stay what they are
+        detector.backbone.compile()
+        detector.neck.compile()
+    objective = _objective(config, detector, plan, world)
     return Trainer(
-        detector=detector,
-        ema=Ema(detector, optim.ema_decay, optim.ema_warmup_steps),
-        optimizer=build_optimizer(detector, optim.name, optim.weight_decay, optim.momentum),
-        schedule=schedule,
-        criterion=Criterion(),
+        objective=objective,
+        ema=ema,
+        optimizer=build_optimizer(
+            objective, optim.name, optim.weight_decay, optim.momentum, detector.backbone, optim.backbone_lr
+        ),
+        schedule=Schedule(optim.lr * config.batch_size / 64, optim.min_lr_ratio, plan),
+        plan=plan,
         loader=loader,
-        evaluate=partial(_numbers_on, validation, config.device),
+        evaluate=partial(_numbers_on, validation, world),
         folder=config.output,
-        epochs=config.epochs,
         evaluate_every=config.evaluate_every,
         checkpoint_minutes=config.checkpoint_minutes,
+        time_limit=TimeLimit(plan.steps, 60 * (config.max_minutes or math.inf)),
+        best=Best(config.best_by, config.patience),
+        accumulate=config.accumulate,
         clip_norm=optim.clip_norm or math.inf,
-        bfloat16=config.precision == "bfloat16",
+        scaler=GradScaler(world.device.type, enabled=config.precision == "float16"),
+        world=world,
         quiet=quiet,
     )
 
 
-def _loader(config: TrainConfig, dataset: Dataset, card: ModelCard) -> TrainLoader:
+def _objective(config: TrainConfig, detector: Detector, plan: Plan, world: World) -> Objective:
+    """The losses; with a teacher, its features among them."""
+    precision = getattr(torch, config.precision)
+    share_amount = partial(_share_amount, world)
+    model = load_teacher(config, detector.card)
+    if model is None:
+        return Objective(detector, Criterion(), precision, share_amount)
+    settings = config.distill
+    distillation = Distillation(
+        detector.card.spec.neck.out, model.card.spec.neck.out, partial(_comparison, settings)
+    ).to(world.device)
+    if config.sync_norm:
+        synchronise_norms(distillation, world)
+    teacher_precision = getattr(torch, choose_precision("auto", world.device))
+    return DistilledObjective(
+        detector,
+        Criterion(),
+        Teacher(model, world.device, teacher_precision),
+        distillation,
+        partial(_distillation_weight, settings, plan),
+        precision,
+        share_amount,
+    )
+
+
+def _comparison(settings: DistillConfig, channels: int) -> nn.Module:
+    """How a level of so many channels is compared."""
+    if settings.method == "cwd":
+        return ChannelWise(settings.temperature)
+    return Mimic() if settings.method == "mimic" else MaskedGeneration(channels)
+
+
+def _distillation_weight(settings: DistillConfig, plan: Plan, step: int) -> float:
+    """Of the distillation loss at a step."""
+    schedules = {"cosine": cosine_weight, "until_plain": until_plain_weight, "constant": lambda *_: 1.0}
+    return settings.weight * schedules[settings.schedule](plan, step)
+
+
+def _share_amount(world: World, amount: Amount) -> Amount:
+    """All processes divide by the mean of what they have: then their mean gradient is that of the batch."""
+    return world.sum(amount).clamp(min=1) / world.size
+
+
+def _loader(
+    config: TrainConfig, dataset: Dataset, card: ModelCard, batch_size: int, world: World
+) -> TrainLoader:
     augment = config.augment.model_dump()
     augment["mosaic_size"] = config.augment.mosaic_size or max(card.image_size)
     samples = TrainingSet(
         source=Source(dataset.records, config.cache_mb),
         resize=Resize(card.resize, card.image_size),
         augment=Augment(**augment),
-        plain_from_epoch=max(0, config.epochs - config.no_augment_epochs),
         seed=config.seed,
     )
-    return TrainLoader(samples, config.batch_size, config.workers)
+    return TrainLoader(samples, batch_size, config.workers, world.rank, world.size)
 
 
-def _numbers_on(dataset: Dataset, device: str, model: Detector) -> dict[str, float]:
-    """What the metrics file keeps of an evaluation."""
-    ready = prepare(model, device=device)
-    report = coco.evaluate(partial(detect, ready, score=model.card.spec.score_threshold), dataset)
-    numbers = {name: round(getattr(report, name), 6) for name in ("ap", "ap50", "ap75", "ap_small", "ar100")}
-    return numbers | {f"ap/{each.name}": round(each.ap, 6) for each in report.per_class}
-
-
-def _choose_precision(name: str, device: torch.device) -> str:
-    """`auto` means bfloat16 where matrix units make it faster; a run keeps what was chosen when it began."""
-    if name != "auto":
-        return name
-    if device.type == "cpu":
-        fast = torch.cpu._is_amx_tile_supported()
-    else:
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bfloat16" if fast else "float32"
-
-
-def _to_yaml(config: TrainConfig) -> str:
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-
-
-def _as_size(model: str | Path) -> str | None:
-    """The zoo's name of a size, or None for a path."""
-    return next((size for size in SIZES if size.lower() == str(model).lower()), None)
-
-
-def _is_weights(model: str) -> bool:
-    """Whether this is a file of weights rather than a size or a spec."""
-    return _as_size(model) is None and Path(model).suffix.lower() not in (*SPEC_SUFFIXES, "")
-
-
-def _read_spec(model: str | Path) -> ModelSpec:
-    """The spec of a size or in a file."""
-    return ModelSpec.read(model) if Path(model).suffix.lower() in SPEC_SUFFIXES else read_spec(str(model))
+def _numbers_on(dataset: Dataset, world: World, model: Detector) -> dict[str, float]:
+    """What the metrics file keeps of an evaluation; every process looks at its part of the images."""
+    ready = prepare(model, device=str(world.device))
+    part = replace(dataset, records=dataset.records[world.rank :: world.size])
+    found = coco.find(partial(detect, ready, score=model.card.spec.score_threshold), part)
+    parts = world.gather([found.image_ids, found.category_ids, found.boxes.tolist(), found.scores.tolist()])
+    if parts is None:
+        return world.broadcast(None)  # type: ignore[no-any-return]
+    everything = coco.Found.concatenate(
+        [
+            coco.Found(images, categories, np.array(boxes).reshape(-1, 4), np.array(scores))
+            for images, categories, boxes, scores in parts
+        ]
+    )
+    report = coco.compare(dataset, everything)
+    numbers = {name: round(getattr(report, name), 6) for name in NUMBERS}
+    numbers |= {f"ap/{each.name}": round(each.ap, 6) for each in report.per_class}
+    return world.broadcast(numbers)  # type: ignore[no-any-return]

@@ -74,7 +74,8 @@ def _explain(error: CycloptsError) -> str:
         return str(error)
     first = cause.errors(include_url=False)[0]
     option = ".".join(map(str, first["loc"])).replace("_", "-")
-    return f"--{option}: {first['msg']} (got {str(first['input'])!r})"
+    reason = first["msg"].removeprefix("Value error, ")
+    return f"--{option}: {reason} (got {str(first['input'])!r})"
 
 
 def _failed(message: str, code: int) -> int:

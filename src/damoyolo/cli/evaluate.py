@@ -22,7 +22,7 @@ def evaluate(
     *,
     weights: str | None = None,
     split: str = "val",
-    image_size: int | None = None,
+    image_size: str | None = None,
     batch_size: Annotated[int, Parameter(validator=Number(gte=1))] = 8,
     device: str = "auto",
     skip_bad: Flag = False,
@@ -42,7 +42,7 @@ def evaluate(
     split
         Which part of DATA: train, val or test.
     image_size
-        Side of the network's square input in pixels, a multiple of 32; default the model's own.
+        Network input in pixels, a side or HEIGHTxWIDTH, multiples of 32; default the model's own.
     batch_size
         Images detected at once.
     device
@@ -80,7 +80,7 @@ def _evaluate_model(
     weights: str,
     data: Path,
     split: str,
-    image_size: int | None,
+    image_size: str | None,
     batch_size: int,
     device: str,
     skip_bad: bool,

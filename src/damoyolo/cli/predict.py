@@ -27,7 +27,7 @@ def predict(
     score: Share = 0.4,
     iou: Share | None = None,
     max_detections: Count = 500,
-    image_size: int | None = None,
+    image_size: str | None = None,
     batch_size: Count = 8,
     device: str = "auto",
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
@@ -49,7 +49,7 @@ def predict(
     max_detections
         Most boxes in one image.
     image_size
-        Side of the network's square input in pixels, a multiple of 32; default the model's own.
+        Network input in pixels, a side or HEIGHTxWIDTH, multiples of 32; default the model's own.
     batch_size
         Images detected at once.
     device

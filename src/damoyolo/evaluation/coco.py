@@ -157,7 +157,28 @@ class Report:
 
 
 @dataclass(frozen=True)
-class _Found:
+class Curve:
+    """Precision of one class at recall 0, .01 .. 1, at IoU .5; its mean is the class's AP50."""
+
+    name: str
+    precision: Float64[np.ndarray, "recalls=101"]
+
+
+@dataclass(frozen=True)
+class _Accumulated:
+    """What matching gives, `ABSENT` where it cannot be measured; classes with their numbers of boxes.
+
+    Axes: IoU .5 .55 .. .95; recall 0 .01 .. 1; class; size all, small, medium, large; best 1, 10, 100.
+    """
+
+    precision: Float64[np.ndarray, "10 101 c 4 3"]
+    recall: Float64[np.ndarray, "10 c 4 3"]
+    classes: list[tuple[str, int]]
+    images: int
+
+
+@dataclass(frozen=True)
+class Found:
     """Detections of many images as columns; boxes are x, y, width, height in pixels of their image."""
 
     image_ids: list[int | str]
@@ -166,7 +187,7 @@ class _Found:
     scores: Float64[np.ndarray, " n"]
 
     @classmethod
-    def concatenate(cls, parts: Sequence[_Found]) -> _Found:
+    def concatenate(cls, parts: Sequence[Found]) -> Found:
         """One after the other."""
         return cls(
             [each for part in parts for each in part.image_ids],
@@ -192,8 +213,17 @@ def evaluate(
         batch_size: images given to `detect` at once.
         progress: called with the number of images done, after each batch.
     """
-    truth = _truth_of(dataset)
-    ids = {each.name: each.id for each in truth.categories}
+    return compare(dataset, find(detect, dataset, batch_size, progress))
+
+
+def find(
+    detect: Detect,
+    dataset: Dataset,
+    batch_size: int = 8,
+    progress: Callable[[int], None] | None = None,
+) -> Found:
+    """The first half of `evaluate`: what is in every image, of the classes that the dataset has."""
+    ids = _category_ids(dataset)
     found = []
     for start in range(0, len(dataset.records), batch_size):
         records = dataset.records[start : start + batch_size]
@@ -202,7 +232,22 @@ def evaluate(
             found.append(_as_columns(detections, record.image_id, ids))
         if progress:
             progress(start + len(records))
-    return _report(truth, _Found.concatenate(found))
+    return Found.concatenate(found)
+
+
+def compare(dataset: Dataset, found: Found) -> Report:
+    """The second half of `evaluate`: what was found in all images, compared with the annotations."""
+    return _report(_truth_of(dataset), found)
+
+
+def curves(dataset: Dataset, found: Found) -> tuple[Curve, ...]:
+    """Precision against recall of every class that the dataset has a box of."""
+    result = _accumulate(_truth_of(dataset), found)
+    return tuple(
+        Curve(name, result.precision[0, :, number, 0, 2])
+        for number, (name, boxes) in enumerate(result.classes)
+        if boxes
+    )
 
 
 def evaluate_records(
@@ -220,7 +265,7 @@ def evaluate_records(
     truth = parse(GroundTruth, *_content(ground_truth, "ground truth"))
     content, where = _content(detections, "detections")
     results = parse(Results, content, where).root
-    found = _Found(
+    found = Found(
         [each.image_id for each in results],
         [each.category_id for each in results],
         np.array([each.bbox for each in results], dtype=np.float64).reshape(-1, 4),
@@ -244,9 +289,7 @@ def _content(source: str | Path | Any, name: str) -> tuple[Any, str]:
 def _truth_of(dataset: Dataset) -> GroundTruth:
     """The annotation file's entries, crowds too, of the images and classes that the dataset holds."""
     content, _ = _content(dataset.annotations, "annotations")
-    categories = {
-        id_: name for id_, name in zip(dataset.category_ids, dataset.class_names, strict=True) if id_ >= 0
-    }
+    categories = {id_: name for name, id_ in _category_ids(dataset).items()}
     images = {record.image_id for record in dataset.records}
     annotations, seen = [], set()
     for entry in content["annotations"]:
@@ -266,7 +309,13 @@ def _truth_of(dataset: Dataset) -> GroundTruth:
     )
 
 
-def _as_columns(detections: Detections, image_id: int | str, ids: Mapping[str, int | str]) -> _Found:
+def _category_ids(dataset: Dataset) -> dict[str, int]:
+    """By class, of the classes that the annotation file has."""
+    both = zip(dataset.class_names, dataset.category_ids, strict=True)
+    return {name: id_ for name, id_ in both if id_ >= 0}
+
+
+def _as_columns(detections: Detections, image_id: int | str, ids: Mapping[str, int | str]) -> Found:
     """Those detections of one image whose class has a category id."""
     if ids.keys().isdisjoint(detections.class_names):
         raise UserError(
@@ -275,7 +324,7 @@ def _as_columns(detections: Detections, image_id: int | str, ids: Mapping[str, i
         )
     keep = np.array([name in ids for name in detections.names], dtype=bool)
     boxes = detections.boxes[keep].astype(np.float64)
-    return _Found(
+    return Found(
         [image_id] * int(keep.sum()),
         [ids[name] for name in detections.names if name in ids],
         np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1),
@@ -284,9 +333,16 @@ def _as_columns(detections: Detections, image_id: int | str, ids: Mapping[str, i
 
 
 def _report(
-    truth: GroundTruth, found: _Found, class_agnostic: bool = False, where: str = "detections"
+    truth: GroundTruth, found: Found, class_agnostic: bool = False, where: str = "detections"
 ) -> Report:
-    """Match, under numbers of our own so that ids may be texts or have gaps, and summarize."""
+    """Match and summarize."""
+    return _summarize(_accumulate(truth, found, class_agnostic, where))
+
+
+def _accumulate(
+    truth: GroundTruth, found: Found, class_agnostic: bool = False, where: str = "detections"
+) -> _Accumulated:
+    """Match, under numbers of our own so that ids may be texts or have gaps."""
     images = _numbered(each.id for each in truth.images)
     categories = _numbered(each.id for each in truth.categories)
     _check_known(found.image_ids, images, f"{where}: image_id")
@@ -302,12 +358,11 @@ def _report(
     matcher.params.use_cats = not class_agnostic
     matcher.evaluate()
     matcher.accumulate()
-    curves = matcher.eval
-    assert curves is not None
+    assert matcher.eval is not None
     counts = Counter(each.category_id for each in annotations if not each.iscrowd)
     names = {each.id: each.name for each in truth.categories}
     classes = [] if class_agnostic else [(names[each], counts[each]) for each in categories]
-    return _summarize(curves["precision"], curves["recall"], classes, len(images))
+    return _Accumulated(matcher.eval["precision"], matcher.eval["recall"], classes, len(images))
 
 
 def _reference(
@@ -324,16 +379,9 @@ def _reference(
     )
 
 
-def _summarize(
-    precision: Float64[np.ndarray, "10 101 c 4 3"],
-    recall: Float64[np.ndarray, "10 c 4 3"],
-    classes: Sequence[tuple[str, int]],
-    images: int,
-) -> Report:
-    """Means of what could be measured.
-
-    Axes: IoU .5 .55 .. .95; recall 0 .01 .. 1; class; size all, small, medium, large; best 1, 10, 100.
-    """
+def _summarize(result: _Accumulated) -> Report:
+    """Means of what could be measured."""
+    precision, recall = result.precision, result.recall
     return Report(
         ap=_mean(precision[:, :, :, 0, 2]),
         ap50=_mean(precision[0, :, :, 0, 2]),
@@ -351,9 +399,9 @@ def _summarize(
             ClassReport(
                 name, _mean(precision[:, :, number, 0, 2]), _mean(precision[0, :, number, 0, 2]), boxes
             )
-            for number, (name, boxes) in enumerate(classes)
+            for number, (name, boxes) in enumerate(result.classes)
         ),
-        images=images,
+        images=result.images,
     )
 
 

@@ -27,8 +27,13 @@ class Detector(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Predictions:
         """Images are float RGB 0..255; height and width are multiples of 32."""
-        predictions: Predictions = self.head(*self.neck(*self.backbone(images)))
+        predictions: Predictions = self.head(*self.features(images))
         return predictions
+
+    def features(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, ...]:
+        """The neck's maps P3, P4, P5 (strides 8, 16, 32): what the head sees and what distillation compares."""
+        maps: tuple[Tensor, ...] = self.neck(*self.backbone(images))
+        return maps
 
 
 def build_detector(card: ModelCard) -> Detector:

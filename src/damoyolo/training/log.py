@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import math
 import os
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from damoyolo.errors import UserError
 from damoyolo.files import write_atomically
 
-METRICS_FILE = "metrics.jsonl"
+METRICS_FILE, TABLE_FILE = "metrics.jsonl", "metrics.csv"
+REDRAWN_EVERY_S = 0.25
+"""Shortest time between two looks at the losses, which may wait for the device."""
+TOLD_EVERY_S = 60.0
+"""Seconds between two status lines where there is no terminal to draw a bar on."""
 
 
 class MetricsFile:
-    """Appends a record per epoch; after a crash, what came after the last checkpoint is taken back."""
+    """Appends a record per epoch; after a crash, what came after the last checkpoint is taken back.
+
+    Beside it, `metrics.csv` holds the same as a table with a column for every name that any record has.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / METRICS_FILE
@@ -37,6 +44,7 @@ class MetricsFile:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
+        self._write_table()
 
     def read(self) -> list[dict[str, Any]]:
         """All whole records."""
@@ -52,26 +60,66 @@ class MetricsFile:
         """Forget records of later steps."""
         kept = [json.dumps(record) + "\n" for record in self.read() if record["step"] <= step]
         write_atomically(self.path, "".join(kept).encode())
+        self._write_table()
+
+    def _write_table(self) -> None:
+        records = self.read()
+        text = io.StringIO()
+        table = csv.DictWriter(text, list(dict.fromkeys(name for record in records for name in record)))
+        table.writeheader()
+        table.writerows(records)
+        write_atomically(self.path.with_name(TABLE_FILE), text.getvalue().encode())
+
+
+@dataclass(frozen=True)
+class Status:
+    """How training goes at the moment.
+
+    `losses` are means by name, `total` first; `images_per_s` counts training alone, without evaluations.
+    """
+
+    losses: Mapping[str, float]
+    lr: float
+    images_per_s: float
+
+    def __str__(self) -> str:
+        losses = " ".join(f"{name} {loss:.3f}" for name, loss in self.losses.items())
+        return f"{losses}  lr {self.lr:.1e}  {_short(self.images_per_s)} images/s"
 
 
 class ProgressBar:
-    """Steps, losses and time left while training; a line per epoch. Silent when `quiet`."""
+    """Position, losses, learning rate, speed, memory and time left while training; a line per epoch.
 
-    def __init__(self, total: int, done: int, quiet: bool = False) -> None:
+    On a terminal it is a bar that is redrawn in place. Elsewhere a line tells the same about once a minute,
+    which only epochs longer than that will see. Silent when `quiet`.
+
+    Args:
+        total: steps of the run.
+        done: steps done before.
+        quiet: say nothing.
+        device: whose memory is shown.
+    """
+
+    def __init__(
+        self, total: int, done: int, quiet: bool = False, device: torch.device | str = "cpu"
+    ) -> None:
         self._console = Console(stderr=True, quiet=quiet)
+        self._quiet = quiet
+        self._device = torch.device(device)
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[losses]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
+            TextColumn("{task.fields[status]}"),
             TimeRemainingColumn(),
+            TextColumn("left"),
             console=self._console,
             disable=quiet or not self._console.is_terminal,
             transient=True,
+            speed_estimate_period=300,
         )
-        self._task = self._progress.add_task("training", total=total, completed=done, losses="")
+        self._task = self._progress.add_task("training", total=total, completed=done, status="")
+        self._told = time.monotonic() if self._progress.disable else -math.inf
 
     def __enter__(self) -> ProgressBar:
         self._progress.start()
@@ -82,11 +130,78 @@ class ProgressBar:
     ) -> None:
         self._progress.stop()
 
-    def step(self, epoch: str, losses: Callable[[], str]) -> None:
-        """One more step is done."""
-        shown = {} if self._progress.disable else {"losses": losses()}
-        self._progress.update(self._task, advance=1, description=f"epoch {epoch}", **shown)  # type: ignore[arg-type]
+    def step(self, epoch: str, status: Callable[[], Status], total: int | None = None) -> None:
+        """One more step is done.
+
+        Args:
+            epoch: such as `3/28`.
+            status: asked only when something is shown, a few times per second at most.
+            total: steps of the run, where that has changed.
+        """
+        self._progress.update(self._task, advance=1, description=f"epoch {epoch}")
+        if total is not None:
+            self._progress.tasks[0].total = total  # `update` would forget the speed
+        now = time.monotonic()
+        wait = TOLD_EVERY_S if self._progress.disable else REDRAWN_EVERY_S
+        if self._quiet or now - self._told < wait:
+            return
+        self._told = now
+        text = f"{status()}  {memory_used(self._device) / 2**30:.1f} GiB"
+        if self._progress.disable:
+            self.line(f"epoch {epoch}  {self._position()}  {text}")
+        else:
+            self._progress.update(self._task, status=text)
 
     def line(self, text: str) -> None:
-        """A line that stays."""
-        self._console.print(text, highlight=False, soft_wrap=True)
+        """A line that stays; without a terminal, the next status line is due a minute later."""
+        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+        self._told = time.monotonic()
+
+    def _position(self) -> str:
+        task = self._progress.tasks[0]
+        left = task.time_remaining
+        position = f"step {int(task.completed)}/{int(task.total or 0)}"
+        return position if left is None else f"{position}, {_duration(int(left))} left"
+
+
+def epoch_line(record: Mapping[str, Any], epochs: int, best: bool = False) -> str:
+    """What a record of the metrics file says, for people.
+
+    Args:
+        record: of one epoch.
+        epochs: of the whole run.
+        best: whether this evaluation is the best so far.
+    """
+    parts = {name.removeprefix("loss_"): value for name, value in record.items() if name.startswith("loss_")}
+    total = parts.pop("total")
+    line = (
+        f"epoch {record['epoch']}/{epochs}  loss {total:.3f} ("
+        + " ".join(f"{name} {value:.3f}" for name, value in parts.items())
+        + f")  lr {record['lr']:.1e}  {_short(record['images_per_s'])} images/s"
+    )
+    if "ap" not in record:
+        return line
+    return f"{line}  AP {record['ap']:.3f}  AP50 {record['ap50']:.3f}{'  best so far' if best else ''}"
+
+
+def memory_used(device: torch.device) -> int:
+    """Bytes: on a CUDA device, what PyTorch holds there; else what this process has in main memory."""
+    if device.type == "cuda":
+        return torch.cuda.memory_reserved(device)
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _short(speed: float) -> str:
+    return f"{speed:.0f}" if speed >= 10 else f"{speed:.1f}"
+
+
+def _duration(seconds: int) -> str:
+    minutes = seconds // 60
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds % 60:02d}"

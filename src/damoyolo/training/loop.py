@@ -7,29 +7,43 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from damoyolo.boxes.types import Predictions, Targets
+from damoyolo.boxes.types import Targets
 from damoyolo.data.loader import Batch, TrainLoader
 from damoyolo.errors import RunError, UserError
-from damoyolo.losses.criterion import Losses
+from damoyolo.files import write_atomically
 from damoyolo.nn.detector import Detector
+from damoyolo.plan import Plan
+from damoyolo.training.best import Best
 from damoyolo.training.checkpoint import STATE_FILE, load_state, save_state
+from damoyolo.training.distributed import World
 from damoyolo.training.ema import Ema
-from damoyolo.training.log import MetricsFile, ProgressBar
-from damoyolo.training.optim import Schedule
+from damoyolo.training.guard import Guard
+from damoyolo.training.log import MetricsFile, ProgressBar, Status, epoch_line
+from damoyolo.training.objective import Objective
+from damoyolo.training.optim import Schedule, set_learning_rate
+from damoyolo.training.time_limit import TimeLimit
+from damoyolo.training.trackers import Trackers
 from damoyolo.zoo.weights import save_weights
 
-BEST_FILE, LAST_FILE = "best.safetensors", "last.safetensors"
+BEST_FILE, LAST_FILE, DIVERGED_FILE = "best.safetensors", "last.safetensors", "diverged.json"
+STATE_FORMAT = 2
+"""Number of the layout of `state()`."""
+REPLANNED_EVERY = 10
+"""Steps between two looks at the clock."""
 
 Evaluate = Callable[[Detector], dict[str, float]]
-"""Numbers of a detector on the validation images, `ap` among them."""
+"""Numbers of a detector on the validation images, `ap` among them; the same in every process."""
 
 
 @dataclass
@@ -37,138 +51,193 @@ class Trainer:
     """One run. Everything that changes while it goes on is in `state()`.
 
     Args:
-        detector: what is trained, on its device.
-        ema: its running average, which is evaluated and written to `best` and `last`.
+        objective: what is trained, on its device.
+        ema: the running average of its detector, which is evaluated and written to `best` and `last`.
+        plan: length and phases of the run.
         folder: where weights, metrics and state go.
-        epochs: length of the run.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
-        checkpoint_minutes: longest time between two checkpoints.
-        clip_norm: largest L2 norm of the gradient.
-        bfloat16: run the network in mixed precision; assignment and losses stay float32.
+        checkpoint_minutes: longest time between two checkpoints; there is one after every epoch, too.
+        time_limit: when to end.
+        best: which evaluation counts as the best, and when to give up.
+        accumulate: parts that a batch is computed in, one after another.
+        clip_norm: largest L2 norm of the detector's gradient.
+        scaler: keeps the gradients of a float16 run in range; does nothing if not enabled.
+        world: the processes that train together; the first one writes and talks.
+        trackers: where the numbers of every epoch are sent to, beside the metrics file.
+        quiet: nothing on the terminal.
     """
 
-    detector: Detector
+    objective: Objective
     ema: Ema[Detector]
     optimizer: Optimizer
     schedule: Schedule
-    criterion: Callable[[Predictions, Targets], Losses]
+    plan: Plan
     loader: TrainLoader
     evaluate: Evaluate
     folder: Path
-    epochs: int
     evaluate_every: int
     checkpoint_minutes: float
+    time_limit: TimeLimit
+    best: Best = field(default_factory=Best)
+    guard: Guard = field(default_factory=Guard)
+    accumulate: int = 1
     clip_norm: float = math.inf
-    bfloat16: bool = False
+    scaler: GradScaler = field(default_factory=lambda: GradScaler(enabled=False))
+    world: World = field(default_factory=World)
+    trackers: Trackers = field(default_factory=lambda: Trackers(print))
     quiet: bool = False
     step: int = 0
-    best_ap: float = -math.inf
     _sums: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def run(self) -> None:
         """Train from the present position to the end."""
+        objective = self.world.wrap(self.objective)
         metrics = MetricsFile(self.folder)
-        metrics.keep_until(self.step)
-        per_epoch = self.loader.steps_per_epoch
-        steps = self.epochs * per_epoch
+        if self.world.is_first:
+            metrics.keep_until(self.step)
         saved = tick = time.monotonic()
-        with ProgressBar(steps, self.step, self.quiet) as bar:
+        with ProgressBar(self.plan.steps, self.step, self.quiet, self.world.device) as bar:
             if self.step:
-                done = (
-                    "is already finished"
-                    if self.step == steps
-                    else f"goes on after step {self.step} of {steps}"
-                )
-                bar.line(f"{self.folder} {done}")
-            for batch in self.loader.stream(*divmod(self.step, per_epoch), self.epochs):
-                self._train_step(batch)
+                bar.line(self._describe_position())
+            for batch in self.loader.stream(self.step, self.plan):
+                self._train_step(objective, batch)
                 self._sums["seconds"] += time.monotonic() - tick
-                epoch, left = divmod(self.step, per_epoch)
-                bar.step(f"{epoch + (left > 0)}/{self.epochs}", self._describe_losses)
-                if left == 0:
+                self._look_at_clock()
+                epoch = math.ceil(self.step / self.loader.steps_per_epoch)
+                bar.step(f"{epoch}/{self.plan.epochs}", self._status, self.plan.steps)
+                ended = self.step == epoch * self.loader.steps_per_epoch or self.step >= self.plan.steps
+                if ended:
                     record = self._finish_epoch(epoch)
-                    metrics.append(record)
-                    bar.line(_summary(record, self.epochs))
-                if left == 0 or time.monotonic() - saved > 60 * self.checkpoint_minutes:
+                    bar.line(epoch_line(record, self.plan.epochs, self.best.epoch == epoch))
+                    if self.world.is_first:
+                        metrics.append(record)
+                        self.trackers.log(record, self.step)
+                if ended or time.monotonic() - saved > 60 * self.checkpoint_minutes:
                     self.save()
                     saved = time.monotonic()
                 tick = time.monotonic()
 
-    def _train_step(self, batch: Batch) -> None:
-        device = next(self.detector.parameters()).device
-        images = batch.images.to(device, non_blocking=True).float()
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
-            predictions = self.detector(images)
-        outputs = predictions.class_logits.detach().sum() + predictions.side_logits.detach().sum()
-        self._check("sum of the outputs", float(outputs), batch)  # assignment demands numbers
-        losses = self.criterion(predictions, batch.targets.to(device))
-        self.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
-        norm = nn.utils.clip_grad_norm_(self.detector.parameters(), self.clip_norm)
-        self._check("loss", float(losses.total.detach()), batch)
-        self._check("norm of the gradient", float(norm), batch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule(self.step)
-        self.optimizer.step()
-        self.ema.update(self.step)
+    def _train_step(self, objective: nn.Module, batch: Batch) -> None:
+        """One step on a batch, in parts if that was asked for; `objective` averages over processes."""
+        losses: defaultdict[str, float] = defaultdict(float)
+        try:
+            parts = [self._to_device(part) for part in batch.split(self.accumulate)]
+            amount = self.objective.amount(parts) if len(parts) > 1 else None
+            self.optimizer.zero_grad(set_to_none=True)
+            for images, targets in parts:
+                share = len(images) * self.world.size / batch.global_size
+                with _averaging(objective, last=images is parts[-1][0]):
+                    found = objective(images, targets, self.step, share, amount)
+                    self.scaler.scale(found.total).backward()
+                for name, loss in found.parts.items():
+                    losses[name] += float(loss.detach())
+            self._update_weights(losses)
+        except FloatingPointError as error:
+            raise self._diverged(error, batch) from error
         self.step += 1
-        for name in ("total", "quality", "giou", "sides"):
-            self._sums[name] += float(getattr(losses, name).detach())
-        self._sums["images"] += len(images)
+        for name, value in (("total", sum(losses.values())), *losses.items()):
+            self._sums[f"loss_{name}"] += value
+        self._sums["steps"] += 1
+        self._sums["images"] += len(batch.names)
+
+    def _to_device(self, part: Batch) -> tuple[Tensor, Targets]:
+        device = next(self.objective.parameters()).device
+        return part.images.to(device, non_blocking=True).float(), part.targets.to(device)
+
+    def _update_weights(self, losses: dict[str, float]) -> None:
+        """One step of the optimizer and of the average; `FloatingPointError` if there is nothing to go by."""
+        self.scaler.unscale_(self.optimizer)
+        norm = float(nn.utils.clip_grad_norm_(self.objective.detector.parameters(), self.clip_norm))
+        if self.scaler.is_enabled() and not math.isfinite(norm):
+            norm = 0.0  # too large for float16: the scaler leaves this step out and takes a smaller scale
+        self.guard.check(losses, norm)
+        set_learning_rate(self.optimizer, self.schedule(self.step))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.ema.update(self.step)
+
+    def _look_at_clock(self) -> None:
+        if self.step % REPLANNED_EVERY == 0:
+            self.plan.steps = self.world.broadcast(self.time_limit.steps(self.plan, self.step))
 
     def _finish_epoch(self, epoch: int) -> dict[str, Any]:
         """Evaluate if it is time, keep the best weights, of equal ones the latest, and describe the epoch."""
-        images, seconds = self._sums.pop("images"), self._sums.pop("seconds")
-        steps = self.loader.steps_per_epoch
         record: dict[str, Any] = {"epoch": epoch, "step": self.step, "lr": self.schedule(self.step - 1)}
-        record |= {f"loss_{name}": total / steps for name, total in self._sums.items()}
-        record |= {"seconds": round(seconds, 3), "images_per_s": round(images / max(seconds, 1e-9), 2)}
+        record |= self._means()
         self._sums.clear()
-        if self._evaluates(epoch):
+        if epoch % self.evaluate_every == 0 or self.step >= self.plan.steps:
+            start = time.monotonic()
+            self.world.share_buffers(self.ema.model)
             numbers = self.evaluate(self.ema.model)
             record |= numbers
-            if numbers["ap"] >= self.best_ap:
-                self.best_ap = numbers["ap"]
+            if self.best.update(epoch, numbers) and self.world.is_first:
                 save_weights(self.ema.model, self.folder / BEST_FILE)
-            save_weights(self.ema.model, self.folder / LAST_FILE)
+            if self.world.is_first:
+                save_weights(self.ema.model, self.folder / LAST_FILE)
+            if self.best.gives_up(epoch):
+                self.plan.steps = self.step
+            self.time_limit.last_evaluation = time.monotonic() - start
         return record
 
-    def _evaluates(self, epoch: int) -> bool:
-        return epoch % self.evaluate_every == 0 or epoch == self.epochs
+    def _means(self) -> dict[str, float]:
+        """Losses per step and speed since the last epoch, of all processes."""
+        names = [name for name in self._sums if name.startswith("loss_")]
+        sums = torch.tensor([self._sums[name] for name in (*names, "images")], dtype=torch.float64)
+        *losses, images = self.world.sum(sums).tolist()
+        seconds = self._sums["seconds"]
+        steps = self._sums["steps"] * self.world.size
+        means = {name: total / steps for name, total in zip(names, losses, strict=True)}
+        speed = {"seconds": round(seconds, 3), "images_per_s": round(images / max(seconds, 1e-9), 2)}
+        return means | speed
 
-    def _check(self, what: str, value: float, batch: Batch) -> None:
-        if not math.isfinite(value):
-            raise RunError(
-                f"the {what} became {value} at step {self.step} (images {', '.join(batch.names)}); what "
-                f"{self.folder} holds is from before; start anew with a lower optim.lr or optim.clip_norm"
-            )
+    def _diverged(self, error: FloatingPointError, batch: Batch) -> RunError:
+        """The end of a run that computes nonsense; what it has on disk is from before."""
+        path = self.folder / DIVERGED_FILE
+        found = {"step": self.step, "error": str(error), "images": batch.names}
+        write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
+        return RunError(
+            f"{error} at step {self.step} (images in {path}); what {self.folder} holds is from before; "
+            "start anew with a lower optim.lr or optim.clip_norm, or look at those images"
+        )
 
-    def _describe_losses(self) -> str:
-        steps = self.step % self.loader.steps_per_epoch or self.loader.steps_per_epoch
-        names = ("total", "quality", "giou", "sides")
-        return " ".join(f"{name} {self._sums[name] / steps:.3f}" for name in names)
+    def _describe_position(self) -> str:
+        if self.step >= self.plan.steps:
+            return f"{self.folder} is already finished"
+        return f"{self.folder} goes on after step {self.step} of {self.plan.steps}"
+
+    def _status(self) -> Status:
+        sums = {name: value for name, value in self._sums.items() if name.startswith("loss_")}
+        losses = {name.removeprefix("loss_"): value / self._sums["steps"] for name, value in sums.items()}
+        speed = self._sums["images"] * self.world.size / self._sums["seconds"]
+        return Status(losses, self.schedule(self.step - 1), speed)
 
     def save(self) -> None:
         """Write the state of the run."""
-        save_state(self.folder, self.state())
+        if self.world.is_first:
+            save_state(self.folder, self.state())
 
     def state(self) -> dict[str, Any]:
         """Everything that a resumed run needs to end as this one would."""
         return {
             "step": self.step,
-            "best_ap": self.best_ap,
+            "steps": self.plan.steps,
+            "elapsed": self.time_limit.elapsed,
+            "best": [self.best.value, self.best.epoch],
+            "usual_loss": self.guard.usual,
             "sums": json.dumps(self._sums),
-            "detector": self.detector.state_dict(),
+            "objective": self.objective.state_dict(),
             "ema": self.ema.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "rng": torch.get_rng_state(),
             **self._origin(),
         }
 
     def _origin(self) -> dict[str, Any]:
         """What must not change while a run is interrupted, or its state would mean something else."""
-        card = self.detector.card
+        card = self.objective.detector.card
         return {
+            "format": STATE_FORMAT,
             "steps_per_epoch": self.loader.steps_per_epoch,
             "class_names": list(card.class_names),
             "model": card.spec.model_dump(mode="json"),
@@ -185,18 +254,21 @@ class Trainer:
                     f"{self.folder / STATE_FILE}: {name} was {str(before)[:80]} when it was written and is "
                     f"{str(now)[:80]} now; bring data and model back, or start anew in another folder"
                 )
-        self.step, self.best_ap = state["step"], state["best_ap"]
+        self.step, self.plan.steps = state["step"], state["steps"]
+        self.time_limit.spent = state["elapsed"]
+        self.best.value, self.best.epoch = state["best"]
+        self.guard.usual = state["usual_loss"]
         self._sums.update(json.loads(state["sums"]))
-        self.detector.load_state_dict(state["detector"])
+        self.objective.load_state_dict(state["objective"])
         self.ema.model.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"])
         return True
 
 
-def _summary(record: dict[str, Any], epochs: int) -> str:
-    line = (
-        f"epoch {record['epoch']}/{epochs}  loss {record['loss_total']:.3f}  lr {record['lr']:.2e}  "
-        f"{record['images_per_s']:.0f} images/s"
-    )
-    return line + (f"  AP {record['ap']:.3f}  AP50 {record['ap50']:.3f}" if "ap" in record else "")
+def _averaging(objective: nn.Module, last: bool) -> AbstractContextManager[None]:
+    """Processes average their gradients in the backward pass of a step's last part, not before."""
+    if last or not isinstance(objective, DistributedDataParallel):
+        return nullcontext()
+    return objective.no_sync()
