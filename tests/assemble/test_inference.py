@@ -40,7 +40,9 @@ def test_an_image_size_is_put_on_the_copys_card(detector: Detector) -> None:
     assert detector.card.image_size == (64, 64)
 
 
-@pytest.mark.parametrize(("side", "advice"), [(100, "take 96"), (0, "take 64"), (-64, "is no image size"), ("96x100", "take 96")])
+@pytest.mark.parametrize(
+    ("side", "advice"), [(100, "take 96"), (0, "take 64"), (-64, "is no image size"), ("96x100", "take 96")]
+)
 def test_an_image_size_off_the_grid_is_refused(detector: Detector, side: int | str, advice: str) -> None:
     with pytest.raises(UserError, match=f"^image_size: .*{advice}"):
         prepare(detector, device="cpu", image_size=side)

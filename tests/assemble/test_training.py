@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -292,11 +295,19 @@ def test_what_is_skipped_is_listed_and_what_is_not_stops_the_run_before_it_begin
     assert f"{bad}/images/gone.jpg: cannot be read" in shown
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB ..."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:126] DefaultCPUAllocator: can't allocate memory: ..."),
+        MemoryError(),
+    ],
+)
 def test_a_device_without_enough_memory_is_told_in_a_sentence(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB ...")
+        raise error
 
     monkeypatch.setattr(Trainer, "_train_step", fail)
     with pytest.raises(RunError, match="cpu ran out of memory; start anew with a smaller batch_size"):
@@ -355,3 +366,140 @@ def test_a_short_run_of_a_named_recipe_has_short_phases(data: Path) -> None:
     )
     assert (given.no_augment_epochs, given.optim.warmup_epochs) == (3, 2.0)
     assert resolve("coco", {"data": data}).no_augment_epochs == 16
+
+
+def test_a_run_that_finds_the_disk_full_goes_on_when_there_is_room(
+    data: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_step, sync = Trainer._train_step, os.fsync
+    full = False
+
+    def fill_up(trainer: Trainer, *arguments: Any) -> None:
+        nonlocal full
+        full = trainer.step == IMAGES // 4 + 1  # in the second epoch
+        take_step(trainer, *arguments)
+
+    def write(file: int) -> None:
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(file)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_train_step", fill_up)
+        patched.setattr(os, "fsync", write)
+        with pytest.raises(RunError, match="No space left on device.*make room and go on|the disk is full"):
+            train(tiny(data, tmp_path / "run", checkpoint_minutes=0), quiet=True)
+    train(tiny(data, tmp_path / "run", checkpoint_minutes=0), resume=True, quiet=True)
+    assert outcome(tmp_path / "run") == outcome(finished)
+
+
+@pytest.mark.parametrize("method", ["cwd", "mimic", "mgd"])
+def test_a_distilled_run_learns_from_its_teacher_and_ships_the_student_alone(
+    method: str, data: Path, finished: Path, tmp_path: Path
+) -> None:
+    teacher = finished / "best.safetensors"
+    before = teacher.read_bytes()
+    result = train(tiny(data, tmp_path / "run", teacher=str(teacher), distill={"method": method}), quiet=True)
+    first, second = metrics(result.folder)
+    assert first["loss_distill"] > second["loss_distill"] > 0
+    parts = sum(second[f"loss_{part}"] for part in ("quality", "giou", "sides", "distill"))
+    assert second["loss_total"] == pytest.approx(parts)
+    assert load(result.best).state_dict().keys() == load(teacher).state_dict().keys()
+    assert load(result.best).card.lineage["teacher"] == "best.safetensors"
+    assert teacher.read_bytes() == before
+    state = torch.load(result.folder / "state.pt", weights_only=True)
+    learnt = [key for key in state["objective"] if key.startswith("distillation.")]
+    assert len(learnt) == (18 if method == "mgd" else 6)
+    assert not any("teacher" in key for key in state["objective"])
+
+
+@pytest.mark.parametrize("method", ["cwd", "mgd"])
+def test_a_distilled_run_that_is_interrupted_ends_as_if_it_were_not(
+    method: str, data: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def config(name: str) -> TrainConfig:
+        teacher = str(finished / "best.safetensors")
+        return tiny(data, tmp_path / name, teacher=teacher, distill={"method": method})
+
+    train(config("whole"), quiet=True)
+    take_step = Trainer._train_step
+
+    def stop(trainer: Trainer, *arguments: Any) -> None:
+        if trainer.step == IMAGES // 4 + 1:
+            raise KeyboardInterrupt
+        take_step(trainer, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_train_step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(config("parts"), quiet=True)
+    torch.manual_seed(99)
+    train(config("parts"), resume=True, quiet=True)
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+
+
+def test_distillation_can_end_with_the_augmentation_as_in_the_paper(
+    data: Path, finished: Path, tmp_path: Path
+) -> None:
+    for schedule in ("cosine", "until_plain", "constant"):
+        settings = {"teacher": str(finished / "best.safetensors"), "distill": {"schedule": schedule}}
+        train(tiny(data, tmp_path / schedule, **settings), quiet=True)
+    plain = {path.name: metrics(path)[1]["loss_distill"] for path in tmp_path.iterdir()}
+    assert plain["until_plain"] == 0.0
+    assert 0 < plain["cosine"] < plain["constant"]
+
+
+def test_a_run_in_a_rectangle_is_evaluated_in_it_and_remembers_it(data: Path, tmp_path: Path) -> None:
+    result = train(tiny(data, tmp_path / "run", image_size="64x96", augment={"mosaic": 1.0}), quiet=True)
+    assert load(result.best).card.image_size == (64, 96)
+    assert read_config(result.folder).image_size == "64x96"
+
+
+def test_frozen_parts_stay_as_they_are_to_the_bit(data: Path, finished: Path, tmp_path: Path) -> None:
+    begin = load(finished / "best.safetensors").state_dict()
+    changes = {"model": str(finished / "best.safetensors"), "freeze": ["backbone", "norms"]}
+    result = train(tiny(data, tmp_path / "run", **changes), quiet=True)
+    end = load(result.last).state_dict()
+    for key, value in begin.items():
+        if key.startswith("backbone") or "running" in key:
+            assert torch.equal(end[key], value), key
+    assert not torch.equal(end["head.regress.0.weight"], begin["head.regress.0.weight"])
+    assert not torch.equal(end["neck.fuse_p3.mix.conv.weight"], begin["neck.fuse_p3.mix.conv.weight"])
+
+
+def test_a_run_gives_up_when_no_better_evaluation_comes(data: Path, tmp_path: Path) -> None:
+    changes = {"epochs": 6, "patience": 2, "optim": {"lr": 1e-12}, "no_augment_epochs": 0}
+    result = train(tiny(data, tmp_path / "run", **changes), quiet=True)
+    assert [record["epoch"] for record in metrics(result.folder)] == [1, 2, 3]
+    before = outcome(result.folder)
+    train(tiny(data, tmp_path / "run", **changes), resume=True, quiet=True)
+    assert outcome(result.folder) == before
+
+
+def test_the_best_is_by_the_number_that_was_asked_for(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match="best_by: 'ap/circel' is no number of an evaluation; did you mean 'ap/circle'"
+    ):
+        train(tiny(data, tmp_path / "run", best_by="ap/circel"), quiet=True)
+    result = train(tiny(data, tmp_path / "run", best_by="ap/circle"), quiet=True)
+    assert torch.load(result.folder / "state.pt", weights_only=True)["best"][0] == max(
+        record["ap/circle"] for record in metrics(result.folder)
+    )
+
+
+def test_a_time_limit_ends_the_run_and_its_schedule(data: Path, tmp_path: Path) -> None:
+    start = time.monotonic()
+    config = tiny(data, tmp_path / "run", epochs=10_000, evaluate_every=10_000, max_minutes=0.05)
+    result = train(config, quiet=True)
+    assert time.monotonic() - start < 15
+    records = metrics(result.folder)
+    assert 4 < records[-1]["epoch"] < 2000
+    assert "ap" in records[-1]
+    assert records[-1]["lr"] == pytest.approx(0.002 * 0.05)
+    assert max(record["lr"] for record in records) > 0.0015
+
+
+def test_an_automatic_batch_size_fits_the_data_and_is_written_down(data: Path, tmp_path: Path) -> None:
+    result = train(tiny(data, tmp_path / "run", batch_size="auto"), quiet=True)
+    assert read_config(result.folder).batch_size == 2
+    assert metrics(result.folder)[0]["step"] == IMAGES // 2

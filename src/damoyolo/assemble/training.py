@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -105,7 +108,7 @@ def _train(config: TrainConfig, world: World, resume: bool, quiet: bool) -> None
     if not quiet:
         lines = [(dataset.summary(), *dataset.report.skipped) for dataset in (training, validation)]
         print(*lines[0], *lines[1], origin, sep="\n", file=sys.stderr)
-    try:
+    with _explained(config, world):
         _place(config, detector, world)
         config = _settle_batch_size(config, detector, len(training), world)
         trainer = _trainer(config, detector, training, validation, world, quiet)
@@ -115,12 +118,6 @@ def _train(config: TrainConfig, world: World, resume: bool, quiet: bool) -> None
         if resume:
             trainer.restore()
         trainer.run()
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _out_of_memory(world.device) from error
-    except RuntimeError as error:
-        if "can't allocate memory" in str(error):  # how the CPU allocator says it
-            raise _out_of_memory(world.device) from error
-        raise
 
 
 def _result(config: TrainConfig) -> TrainResult:
@@ -131,11 +128,23 @@ def _result(config: TrainConfig) -> TrainResult:
     return TrainResult(folder, folder / BEST_FILE, folder / LAST_FILE, folder / METRICS_FILE, best["ap"])
 
 
-def _out_of_memory(device: torch.device) -> RunError:
-    return RunError(
-        f"{device} ran out of memory; start anew with a smaller batch_size or image_size, "
-        "or a larger accumulate"
-    )
+@contextmanager
+def _explained(config: TrainConfig, world: World) -> Iterator[None]:
+    """A machine at its end is told in a sentence."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, OSError) as error:
+        memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        if memory or "can't allocate memory" in str(error):  # how PyTorch says it of a CPU
+            raise RunError(
+                f"{world.device} ran out of memory; start anew with a smaller batch_size or image_size, or a "
+                "larger accumulate"
+            ) from error
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunError(
+                f"{config.output}: the disk is full; make room and go on from the last checkpoint with --resume"
+            ) from error
+        raise
 
 
 def _check_metric(name: str, class_names: tuple[str, ...]) -> None:
@@ -261,12 +270,10 @@ def _share_amount(world: World, amount: Amount) -> Amount:
 def _loader(
     config: TrainConfig, dataset: Dataset, card: ModelCard, batch_size: int, world: World
 ) -> TrainLoader:
-    augment = config.augment.model_dump()
-    augment["mosaic_size"] = config.augment.mosaic_size or max(card.image_size)
     samples = TrainingSet(
         source=Source(dataset.records, config.cache_mb),
         resize=Resize(card.resize, card.image_size),
-        augment=Augment(**augment),
+        augment=Augment(**config.augment.model_dump()),
         seed=config.seed,
     )
     return TrainLoader(samples, batch_size, config.workers, world.rank, world.size)
