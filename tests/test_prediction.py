@@ -182,6 +182,7 @@ def test_pictures_and_lists_are_written(folder: Path, tmp_path: Path) -> None:
         *("a.png", "b.jpg", "c.bmp", "sub/a.PNG")
     ]
     assert records[0]["width"] == 96
+    assert [record.get("picture") for record in records] == ["a.png", None, "c.bmp.jpg", "sub/a.PNG"]
     assert records[0]["detections"] == [
         {"label": 0, "name": "red", "score": pytest.approx(0.9999, abs=1e-4), "box": [8, 16, 16, 24]}
     ]
@@ -203,6 +204,38 @@ def test_what_was_found_before_an_interruption_is_kept(folder: Path, tmp_path: P
     next(results)
     results.close()
     assert len(json.loads((tmp_path / "out" / "detections.json").read_text())) == 1
+
+
+def test_a_second_run_removes_the_pictures_of_the_first_and_nothing_else(
+    folder: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    list(predict_into(colour_model(), folder, output))
+    (output / "mine.png").write_bytes(b"not drawn by us")
+    list(predict_into(colour_model(), folder / "a.png", output))
+    left = {path.name for path in output.iterdir()}
+    assert left == {"a.png", "mine.png", "detections.json", "detections.csv"}
+
+
+def test_only_pictures_inside_the_folder_are_ever_removed(folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    precious = write(tmp_path / "precious.png", photo((8, 8), (0, 0, 8, 8)))
+    names = ["../precious.png", str(precious), "absent.png", 7, None]
+    (output / "detections.json").write_text(json.dumps([{"picture": name} for name in names]))
+    list(predict_into(colour_model(), folder, output))
+    assert precious.exists()
+
+
+@pytest.mark.parametrize("content", ["no JSON", "[1]", '{"picture": "a.png"}', "[[]]", "null"])
+def test_an_earlier_list_that_cannot_be_understood_is_replaced(
+    folder: Path, tmp_path: Path, content: str
+) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "detections.json").write_text(content)
+    assert len(list(predict_into(colour_model(), folder, output))) == 3
+    assert len(json.loads((output / "detections.json").read_text())) == 3
 
 
 @pytest.mark.parametrize("output", [".", "../photos", "sub"])

@@ -21,6 +21,7 @@ SETTINGS: dict[str, Any] = {
     "workers": 0,
     "device": "cpu",
     "precision": "float32",
+    "report": False,
     "optim": {"warmup_epochs": 0.5},
 }
 SMALL_SPEC = ModelSpec.model_validate(

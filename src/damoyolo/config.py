@@ -40,7 +40,7 @@ class AugmentConfig(Config):
     mosaic: Probability = 1.0
     """Chance that four images are combined into one."""
     mosaic_size: PositiveInt | None = None
-    """Side in pixels of the square the mosaic is made at; default the larger side of `image_size`."""
+    """Side in pixels of the square a mosaic is laid out in; default the network's own height and width."""
     mixup: Probability = 0.15
     """Chance that a mosaic is blended with one more image."""
     mixup_scale: tuple[PositiveFloat, PositiveFloat] = (0.5, 1.5)
@@ -63,6 +63,12 @@ class AugmentConfig(Config):
     """Largest relative change of saturation."""
     value: Probability = 0.0
     """Largest relative change of brightness."""
+    box_augment: Probability = 0.0
+    """Chance that a box is changed by itself (SADA), reached at the end of the run; published with 0.3."""
+    box_clip: bool = True
+    """Cut copies of boxes at the image border; the original code lets their boxes stick out."""
+    box_plain: bool = False
+    """Change boxes also in the last `no_augment_epochs`, as the original code does."""
 
 
 class OptimConfig(Config):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import glob
 import io
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +41,22 @@ LONGEST_JPEG_PX = 65_500
 
 @dataclass(frozen=True)
 class Found:
-    """A file that could be read, its image (RGB, upright) and what is in it."""
+    """A file that could be read, its image (RGB, upright), what is in it, and where that is drawn, if it is.
+
+    `picture` is relative to the output folder.
+    """
 
     path: Path
     image: Image
     detections: Detections
+    picture: Path | None = None
 
     def to_record(self) -> dict[str, Any]:
         """JSON-ready."""
         height, width = self.image.shape[:2]
         return {
             "image": str(self.path),
+            **({"picture": str(self.picture)} if self.picture else {}),
             "width": width,
             "height": height,
             "detections": self.detections.to_records(),
@@ -87,6 +93,8 @@ def detect(
         nms_iou: two boxes of a class that overlap more are one thing; default the model's own.
         max_detections: the best so many are kept in each image.
     """
+    if not isinstance(model, Detector):
+        raise UserError(f"model: a {type(model).__name__} is no detector; get one from damoyolo.load(...)")
     if model.training:
         raise UserError("the model is in training mode, which gives wrong boxes; call model.eval() first")
     if not images:
@@ -145,20 +153,25 @@ def predict_into(
 ) -> Iterator[Found | Broken]:
     """`predict_files` on the images of `source`, each drawn into the folder `output` before it is yielded.
 
-    At the end, or where the caller stops, detections.json and detections.csv tell what was found so far.
+    At the end, or where the caller stops, detections.json and detections.csv tell what was found so far, and
+    pictures that an earlier detections.json there names, and this one does not, are removed.
     """
     paths = find_images(source)
     pictures = _pictures_of(paths, output)
+    earlier = _pictures_named(output)
     records = []
     try:
         for result in predict_files(
             model, paths, score=score, nms_iou=nms_iou, max_detections=max_detections, batch_size=batch_size
         ):
             if isinstance(result, Found):
-                save_picture(result, pictures[result.path])
+                picture = save_picture(result, pictures[result.path])
+                result = replace(result, picture=picture.relative_to(output))
             records.append(result.to_record())
             yield result
     finally:
+        named = {record.get("picture") for record in records}
+        _remove(output, [name for name in earlier if name not in named], keep=paths)
         save_json(records, output / "detections.json")
         save_csv(records, output / "detections.csv")
 
@@ -182,13 +195,18 @@ def find_images(source: str | Path) -> list[Path]:
     raise UserError(f"{source}: no such file or folder; check the path")
 
 
-def save_picture(found: Found, path: Path) -> None:
-    """Draw what was found and write it, in the format that the suffix names; as PNG if too long for JPEG."""
+def save_picture(found: Found, path: Path) -> Path:
+    """Draw what was found and write it, in the format that the suffix names; as PNG if too long for JPEG.
+
+    Returns:
+        Where it was written.
+    """
     picture = cv2.cvtColor(draw(found.image, found.detections), cv2.COLOR_RGB2BGR)
     if path.suffix.lower() != ".png" and max(picture.shape) > LONGEST_JPEG_PX:
         path = path.with_name(f"{path.name}.png")
     _, encoded = cv2.imencode(path.suffix, picture)
     write_atomically(path, encoded.tobytes())
+    return path
 
 
 def save_json(records: Sequence[dict[str, Any]], path: Path) -> None:
@@ -219,6 +237,26 @@ def _pictures_of(paths: Sequence[Path], output: Path) -> dict[Path, Path]:
         if pictures[path].resolve() in originals:
             raise UserError(f"{pictures[path]}: would be overwritten; choose another output folder")
     return pictures
+
+
+def _pictures_named(output: Path) -> list[str]:
+    """The pictures that an earlier run into the folder says it drew; none if it cannot be understood."""
+    try:
+        records = json.loads((output / "detections.json").read_bytes())
+        names = [record["picture"] for record in records if "picture" in record]
+    except (OSError, ValueError, TypeError):
+        return []
+    return [name for name in names if isinstance(name, str)]
+
+
+def _remove(folder: Path, names: Sequence[str], keep: Sequence[Path]) -> None:
+    """Remove files in the folder, except those to keep; a name that leads outside is left alone."""
+    kept = {path.resolve() for path in keep}
+    for name in names:
+        path = (folder / name).resolve()
+        if path.is_relative_to(folder.resolve()) and path not in kept:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _open(path: Path) -> Image | Broken:

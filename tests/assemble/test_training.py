@@ -387,7 +387,7 @@ def test_a_run_that_finds_the_disk_full_goes_on_when_there_is_room(
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "_train_step", fill_up)
         patched.setattr(os, "fsync", write)
-        with pytest.raises(RunError, match="No space left on device.*make room and go on|the disk is full"):
+        with pytest.raises(RunError, match="make room and go on"):
             train(tiny(data, tmp_path / "run", checkpoint_minutes=0), quiet=True)
     train(tiny(data, tmp_path / "run", checkpoint_minutes=0), resume=True, quiet=True)
     assert outcome(tmp_path / "run") == outcome(finished)

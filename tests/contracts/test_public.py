@@ -49,7 +49,8 @@ def test_the_types_of_a_deployment_come_without_torch() -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_is_a_function_of_that_name_whose_options_are_explained(verb: str) -> None:
-    function = getattr(importlib.import_module(f"damoyolo.cli.{verb}"), verb)
+    name = verb.replace("-", "_")
+    function = getattr(importlib.import_module(f"damoyolo.cli.{name}"), name)
     assert inspect.getdoc(function)
     arguments = build_app()[verb].assemble_argument_collection(parse_docstring=True)
     unexplained = [argument.name for argument in arguments if not argument.parameter.help]

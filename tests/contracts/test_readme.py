@@ -12,7 +12,8 @@ from damoyolo.cli import VERBS, build_app
 from damoyolo.zoo import SIZES, read_spec
 
 README = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"(?:^ {4}|`)damoyolo ([^`\n]+)", README, re.MULTILINE)
+GUIDE = (ROOT / "docs" / "training.md").read_text()
+COMMANDS = re.findall(r"(?:^ {4}|`)damoyolo ([^`\n]+)", README + GUIDE, re.MULTILINE)
 LINKS = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if not link.startswith("http")]
 
 
@@ -30,6 +31,12 @@ def test_its_commands_have_verbs_and_options_that_exist(command: str) -> None:
     arguments = build_app()[verb].assemble_argument_collection(parse_docstring=True)
     known = {name for argument in arguments for name in argument.names} | {"--help"}
     assert {word for word in words if word.startswith("--")} <= known
+
+
+def test_the_guide_to_training_mentions_only_options_that_exist() -> None:
+    arguments = build_app()["train"].assemble_argument_collection(parse_docstring=True)
+    known = {name for argument in arguments for name in argument.names} | {"--help", "--weights"}
+    assert set(re.findall(r"`(--[a-z][a-z0-9.-]*)", GUIDE)) <= known
 
 
 @pytest.mark.parametrize("link", LINKS)

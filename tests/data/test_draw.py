@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from damoyolo.data.draw import colour_of, draw
+from damoyolo.data.draw import Mark, _place, _whole_pixels, colour_of, draw, draw_marks
 from damoyolo.detections import Detections
 
 
@@ -82,3 +82,74 @@ def test_any_box_on_any_image_can_be_drawn(
 ) -> None:
     image = np.zeros((*size, 3), np.uint8)
     assert draw(image, detections(box)).shape == image.shape
+
+
+def marks(count: int, classes: int = 1, side: int = 60) -> list[Mark]:
+    """A crowd of boxes, each a few pixels from the one before."""
+    return [
+        Mark(
+            np.array([40 + 5 * n, 40 + 4 * n, 40 + side + 5 * n, 40 + side + 4 * n], np.float32),
+            n % classes,
+            (f"class {n % classes} 0.{n:02d}", f"class {n % classes}"),
+        )
+        for n in range(count)
+    ]
+
+
+def labels_of(crowd: list[Mark], size: tuple[int, int] = (240, 320)) -> list[tuple[str, tuple[int, ...]]]:
+    placed = _place(crowd, [_whole_pixels(mark.box, size) for mark in crowd], size, line=1)
+    return [(label.text, label.ground) for _, label in placed]
+
+
+def overlap(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    return min(a[2], b[2]) > max(a[0], b[0]) and min(a[3], b[3]) > max(a[1], b[1])
+
+
+def test_labels_of_a_crowd_do_not_cover_each_other() -> None:
+    placed = labels_of(marks(30))
+    assert 5 <= len(placed) <= 30
+    for number, (_, ground) in enumerate(placed):
+        assert not any(overlap(ground, other) for _, other in placed[:number])
+        assert 0 <= ground[0] < ground[2] < 320
+        assert 0 <= ground[1] < ground[3] < 240
+
+
+def test_a_label_loses_its_score_before_it_is_left_out() -> None:
+    same = [Mark(np.array([2, 2, 58, 40], np.float32), 0, ("cell 0.95", "cell")) for _ in range(12)]
+    texts = [text for text, _ in labels_of(same, (42, 60))]
+    assert texts[0] == "cell 0.95"
+    assert "cell" in texts
+    assert len(texts) < 12
+
+
+def test_every_class_is_explained_even_where_there_is_no_room() -> None:
+    tight = [Mark(np.array([0, 0, 30, 20], np.float32), n, (f"name {n}",)) for n in range(5)]
+    assert {text for text, _ in labels_of(tight, (24, 40))} == {f"name {n}" for n in range(5)}
+
+
+def test_a_lonely_label_stands_above_its_box() -> None:
+    ((_, ground),) = labels_of([Mark(np.array([100, 100, 150, 150], np.float32), 0, ("cell 0.90",))])
+    assert ground[0] == 100
+    assert ground[3] == 100
+
+
+def test_bold_boxes_have_thicker_lines_and_a_mark_needs_no_text() -> None:
+    image = np.zeros((100, 100, 3), np.uint8)
+    thin, bold = (
+        draw_marks(image, [Mark(np.array([20, 20, 80, 80], np.float32), 0, (), bold=bold)])
+        for bold in (False, True)
+    )
+    assert 0 < changed(image, thin).sum() < changed(image, bold).sum()
+
+
+@given(
+    crowd=st.lists(
+        st.tuples(st.floats(-50, 350, width=32), st.floats(-50, 250, width=32)), min_size=1, max_size=25
+    )
+)
+@settings(max_examples=15, deadline=None)
+def test_any_crowd_of_a_class_keeps_its_labels_apart(crowd: list[tuple[float, float]]) -> None:
+    boxes = [Mark(np.array([x, y, x + 40, y + 30], np.float32), 0, ("0 0.5", "0")) for x, y in crowd]
+    grounds = [ground for _, ground in labels_of(boxes)]
+    assert grounds
+    assert not any(overlap(a, b) for i, a in enumerate(grounds) for b in grounds[:i])

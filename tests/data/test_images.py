@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -168,3 +169,28 @@ def test_cached_images_cannot_be_written() -> None:
     image = ImageCache(limit_mb=1).get("a", picture)
     with pytest.raises(ValueError, match="read-only"):
         image[0] = 0
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("divisor", [2, 4, 8])
+def test_a_fraction_of_an_image_is_read_in_the_frame_of_its_annotations(
+    tmp_path: Path, suffix: str, divisor: int
+) -> None:
+    path = save(tmp_path / f"a.{suffix}", Image.fromarray(picture(81, 130)), exif=ROTATED)
+    for size in ((81, 130), (130, 81)):
+        whole, part = read_sized(path, size), read_sized(path, size, divisor)
+        assert all(abs(a - b / divisor) < 1 for a, b in zip(part.shape[:2], size, strict=True))
+        smaller = cv2.resize(whole, part.shape[1::-1], interpolation=cv2.INTER_AREA)
+        assert np.abs(part.astype(int) - smaller).mean() < 8
+
+
+def test_a_fraction_that_could_not_tell_the_frames_apart_is_not_taken(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", Image.fromarray(picture(80, 83)), exif=ROTATED)
+    for size in ((80, 83), (83, 80)):
+        np.testing.assert_array_equal(read_sized(path, size, 8), read_sized(path, size))
+
+
+def test_a_wrong_size_is_named_whatever_the_fraction(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.jpg", Image.fromarray(picture()))
+    with pytest.raises(UserError, match=r"is 60 x 40 pixels but its annotations say 40 x 60"):
+        read_sized(path, (60, 40), 4)

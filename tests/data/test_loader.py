@@ -25,7 +25,7 @@ from damoyolo.plan import Plan
 
 AUGMENT = Augment(
     mosaic=1.0,
-    mosaic_size=64,
+    mosaic_size=None,
     mixup=0.5,
     mixup_scale=(0.5, 1.5),
     degrees=10.0,
@@ -37,16 +37,20 @@ AUGMENT = Augment(
     hue=0.1,
     saturation=0.1,
     value=0.1,
+    box_augment=0.5,
+    box_clip=True,
+    box_plain=False,
 )
 COUNT, BATCH, EPOCHS, STEPS_PER_EPOCH = 7, 3, 4, 3
 STEPS = EPOCHS * STEPS_PER_EPOCH
 PLAN = Plan(steps=STEPS, steps_per_epoch=STEPS_PER_EPOCH, plain=6)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch looks after its workers every five seconds."""
-    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)
+    for module in (torch.utils.data._utils, torch.utils.data._utils.worker):
+        monkeypatch.setattr(module, "MP_STATUS_CHECK_INTERVAL", 0.2)
     ask = torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data
     monkeypatch.setattr(ask, "__defaults__", (0.2,))
 
@@ -200,7 +204,6 @@ def test_plain_samples_are_the_fitted_image_mirrored_half_of_the_time(folder: Pa
     assert 0.3 < np.mean(mirrored) < 0.7
 
 
-@pytest.mark.usefixtures("_impatient")
 def test_a_worker_that_is_killed_ends_the_run_with_a_sentence(folder: Path) -> None:
     others = multiprocessing.active_children()
     stream = loader(folder, workers=2).stream(0, Plan(steps=1000, steps_per_epoch=STEPS_PER_EPOCH))
@@ -212,7 +215,6 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_sentence(folder: Path) -> N
         next(stream)
 
 
-@pytest.mark.usefixtures("_impatient")
 def test_a_worker_that_is_killed_while_its_batch_is_awaited_is_noticed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,7 +223,6 @@ def test_a_worker_that_is_killed_while_its_batch_is_awaited_is_noticed(
         next(loader(folder, workers=1).stream(0, PLAN))
 
 
-@pytest.mark.usefixtures("_impatient")
 @pytest.mark.parametrize("error", [MemoryError("no"), RuntimeError("unable to allocate shared memory(shm)")])
 def test_a_worker_without_memory_ends_the_run_with_a_sentence(
     folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
@@ -234,7 +235,6 @@ def test_a_worker_without_memory_ends_the_run_with_a_sentence(
         next(loader(folder, workers=1).stream(0, PLAN))
 
 
-@pytest.mark.usefixtures("_impatient")
 def test_an_error_that_is_ours_stays_what_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Batch, "collate", lambda _: [][0])
     with pytest.raises(IndexError):
@@ -299,9 +299,9 @@ def test_collate_pads_the_boxes_and_keeps_pixels_in_place() -> None:
 
 def test_tiny_boxes_are_dropped_with_their_labels(folder: Path) -> None:
     data = training_set(folder, augment=replace(AUGMENT, flip=0.0))
-    record = data.source._records[0]
+    record = data.source.records[0]
     boxes = np.array([[0, 0, 3, 3], [10, 10, 20, 20], [30, 30, 33.1, 33.1]], dtype=np.float32)
-    data.source._records = [replace(record, boxes=boxes, labels=np.array([0, 1, 2]))]
+    data.source.records = [replace(record, boxes=boxes, labels=np.array([0, 1, 2]))]
     kept = data[key(0, 0, plain=True)]  # 96 px become 64: 3 px become 2, an area of 4
     np.testing.assert_array_equal(kept.labels, [1, 2])
 

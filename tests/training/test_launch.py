@@ -9,6 +9,7 @@ import pytest
 
 from damoyolo.errors import RunError, UserError
 from damoyolo.training import launch as launching
+from damoyolo.training.distributed import LOST_CODE, STOPPED_CODE
 from damoyolo.training.launch import PROGRAM, launch
 
 ADD = """
@@ -19,23 +20,33 @@ folder = Path(sys.argv[1])
 with open_world(torch.device("cpu")) as world:
     total = world.sum(torch.tensor(1 + world.rank))
     (folder / str(world.rank)).write_text(f"{total} of {world.size} {os.environ['OMP_NUM_THREADS']}")
-print("hello from", world.rank)
+print("hello from", world.rank, file=sys.stderr)
+print("result")
 """
 
 LOSE = """
 import os, signal, sys, time, torch
-from damoyolo.errors import RunError
+from damoyolo.training.distributed import open_world
+with open_world(torch.device("cpu")) as world:
+    world.barrier()
+    if world.rank == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    while True:
+        world.barrier()
+"""
+
+STOP = """
+import os, signal, sys, time, torch
 from damoyolo.training.distributed import open_world
 try:
     with open_world(torch.device("cpu")) as world:
         world.barrier()
-        if world.rank == int(sys.argv[1]):
-            os.kill(os.getpid(), signal.SIGKILL)
-        while True:
-            world.barrier()
-except RunError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(1)
+        if world.rank == 1:
+            os.kill(os.getppid(), signal.SIGINT)
+        time.sleep(60)
+except SystemExit as error:
+    print("code", error.code, file=sys.stderr)
+    raise
 """
 
 SLEEP = """
@@ -85,7 +96,17 @@ def test_two_processes_meet_and_share_the_cores(
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
     run(ADD, str(tmp_path))
     assert [(tmp_path / rank).read_text() for rank in "01"] == ["3 of 2 3", "3 of 2 3"]
-    assert capfd.readouterr().out == "hello from 0\n"
+    shown = capfd.readouterr()
+    assert shown.err == "hello from 0\n"
+    assert shown.out == ""  # the result is the caller's to tell
+
+
+def test_a_quiet_run_shows_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    launch(2, [str(tmp_path)], quiet=True, program=(sys.executable, "-c", ADD))
+    assert capfd.readouterr() == ("", "")
+    with pytest.raises(UserError, match=r"^no such data$"):
+        launch(1, [], quiet=True, program=(sys.executable, "-c", end_with(failed("no such data", 2))))
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -96,9 +117,7 @@ def test_a_killed_process_ends_the_run_within_seconds_and_is_named(
     with pytest.raises(RunError, match=f"process {victim} of 2 was ended by SIGKILL, .*--resume"):
         run(LOSE, str(victim))
     assert time.monotonic() - start < 30
-    shown = capfd.readouterr().err
-    assert ("another process of the run has ended" in shown) == (victim == 1)
-    assert "Traceback" not in shown
+    assert capfd.readouterr() == ("", "")  # the message is all that is told
 
 
 def test_a_mistake_that_all_processes_find_is_told_once(capfd: pytest.CaptureFixture[str]) -> None:
@@ -111,14 +130,12 @@ def test_a_mistake_that_all_processes_find_is_told_once(capfd: pytest.CaptureFix
 
 def test_a_mistake_that_only_another_process_finds_is_told_too(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"^no such file$"):
-        run(
-            end_with("time.sleep(0.3); " + failed("another process of the run", 1), failed("no such file", 2))
-        )
+        run(end_with(f"time.sleep(0.3); sys.exit({LOST_CODE})", failed("no such file", 2)))
     assert "no such file" not in capfd.readouterr().err
 
 
 def test_the_first_process_speaks_for_itself(capfd: pytest.CaptureFixture[str]) -> None:
-    lost = failed(f"{launching.PEER_LOST} (gone)", 1)
+    lost = f"sys.exit({LOST_CODE})"
     with pytest.raises(SystemExit) as caught:
         run(end_with("time.sleep(0.3); " + failed("the disk is full", 1), lost))
     assert caught.value.code == 1
@@ -127,7 +144,13 @@ def test_the_first_process_speaks_for_itself(capfd: pytest.CaptureFixture[str]) 
 
 def test_another_process_that_says_why_it_fails_is_quoted() -> None:
     with pytest.raises(RunError, match=r"^process 1 of 2: the disk is full$"):
-        run(end_with("time.sleep(0.3); sys.exit(1)", failed("the disk is full", 1)))
+        run(end_with(f"time.sleep(0.3); sys.exit({LOST_CODE})", failed("the disk is full", 1)))
+
+
+def test_processes_that_only_lost_one_another_are_told_once(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RunError, match=f"^{launching.PEER_LOST}; go on"):
+        run(end_with(f"sys.exit({LOST_CODE})", f"sys.exit({LOST_CODE})"))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_what_another_process_crashes_with_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
@@ -158,6 +181,14 @@ def test_ctrl_c_leaves_no_process(
     assert ("KeyboardInterrupt" in capfd.readouterr().err) != stubborn  # the first process was told
 
 
+def test_a_world_that_is_stopped_by_ctrl_c_leaves_the_talking_to_the_launcher(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(STOP)
+    assert capfd.readouterr().err == f"code {STOPPED_CODE}\n"
+
+
 def test_a_launcher_that_is_asked_to_end_takes_its_processes_along(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as caught:
         run(SLEEP, str(tmp_path), "15")
@@ -167,6 +198,8 @@ def test_a_launcher_that_is_asked_to_end_takes_its_processes_along(tmp_path: Pat
 
 
 def test_the_command_line_is_what_is_started(capfd: pytest.CaptureFixture[str]) -> None:
-    launch(1, ["--version"])
-    assert capfd.readouterr().out.strip().count(".") == 2
+    with pytest.raises(SystemExit) as caught:
+        launch(1, ["train", "--no-such-option"])
+    assert caught.value.code == 2
+    assert "error: " in capfd.readouterr().err
     assert PROGRAM[-1] == "damoyolo"

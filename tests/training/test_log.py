@@ -146,6 +146,20 @@ def test_the_bar_shows_epoch_position_and_losses_on_a_terminal(
         assert part in shown
 
 
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_on_a_narrow_terminal_the_status_gives_way(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with ProgressBar(728, 100) as bar:
+        bar.step("10/280", lambda: Status({f"loss{n}": 0.5 for n in range(9)}, 1e-3, 10.0))
+        bar._progress.refresh()
+    shown = capsys.readouterr().err
+    for part in ("epoch 10/280", "101/728", "…", "left"):
+        assert part in shown
+
+
 def test_the_bar_asks_for_losses_only_when_it_redraws(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

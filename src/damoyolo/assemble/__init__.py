@@ -2,7 +2,9 @@
 
 from damoyolo.assemble.demo import demo
 from damoyolo.assemble.inference import choose_device, convert, evaluate, load, prepare
+from damoyolo.assemble.inspection import inspect_assignment
 from damoyolo.assemble.models import build
+from damoyolo.assemble.report import write_report
 from damoyolo.assemble.settings import CONFIG_FILE, read_config, resolve
 from damoyolo.assemble.training import TrainResult, train
 
@@ -14,9 +16,11 @@ __all__ = [
     "convert",
     "demo",
     "evaluate",
+    "inspect_assignment",
     "load",
     "prepare",
     "read_config",
     "resolve",
     "train",
+    "write_report",
 ]

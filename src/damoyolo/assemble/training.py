@@ -17,15 +17,14 @@ from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
 from damoyolo.assemble.inference import choose_device, prepare
+from damoyolo.assemble.loading import training_set
 from damoyolo.assemble.models import first_detector, load_teacher
+from damoyolo.assemble.report import PAGE_FILE, write_report
 from damoyolo.assemble.settings import CONFIG_FILE, check_folder, choose_precision, to_yaml
 from damoyolo.config import DistillConfig, TrainConfig
-from damoyolo.data.augment import Augment
 from damoyolo.data.dataset import Dataset, check_images
 from damoyolo.data.formats import read_coco
-from damoyolo.data.loader import TrainingSet, TrainLoader
-from damoyolo.data.resize import Resize
-from damoyolo.data.source import Source
+from damoyolo.data.loader import TrainLoader
 from damoyolo.errors import RunError, UserError, nearest
 from damoyolo.evaluation import coco
 from damoyolo.files import write_atomically
@@ -34,7 +33,6 @@ from damoyolo.losses.distill import ChannelWise, Distillation, MaskedGeneration,
 from damoyolo.nn.detector import Detector
 from damoyolo.plan import Plan
 from damoyolo.prediction import detect
-from damoyolo.spec import ModelCard
 from damoyolo.training.best import Best
 from damoyolo.training.checkpoint import remove_unfinished
 from damoyolo.training.distributed import World, is_launched, open_world
@@ -55,6 +53,7 @@ from damoyolo.training.objective import (
 from damoyolo.training.optim import Schedule, build_optimizer
 from damoyolo.training.sync_norm import synchronise_norms
 from damoyolo.training.time_limit import TimeLimit
+from damoyolo.training.trackers import open_trackers
 
 NUMBERS = ("ap", "ap50", "ap75", "ap_small", "ar100")
 """What the metrics file keeps of an evaluation, beside the AP of every class."""
@@ -88,15 +87,18 @@ def train(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> 
     if config.devices > 1 and not is_launched():
         check_folder(config, resume)
         write_atomically(config.output / CONFIG_FILE, to_yaml(config).encode())
-        launch(config.devices, ["train", "--output", str(config.output), "--resume"])
+        launch(config.devices, ["train", "--output", str(config.output), "--resume"], quiet=quiet)
     else:
         with open_world(choose_device(config.device)) as world:
-            _train(config, world, resume, quiet or not world.is_first)
+            new = _train(config, world, resume, quiet or not world.is_first)
+            world.barrier()  # until the first process has written everything
+        if world.is_first and config.report and (new or not (config.output / PAGE_FILE).exists()):
+            _report(config, world.device, quiet)
     return _result(config)
 
 
-def _train(config: TrainConfig, world: World, resume: bool, quiet: bool) -> None:
-    """What each process of a run does."""
+def _train(config: TrainConfig, world: World, resume: bool, quiet: bool) -> bool:
+    """What each process of a run does; whether there was anything left to do."""
     if world.is_first:
         check_folder(config, resume)
     config = config.model_copy(update={"precision": choose_precision(config.precision, world.device)})
@@ -117,7 +119,26 @@ def _train(config: TrainConfig, world: World, resume: bool, quiet: bool) -> None
             write_atomically(config.output / CONFIG_FILE, to_yaml(config).encode())
         if resume:
             trainer.restore()
-        trainer.run()
+        names = config.log_to if world.is_first else ()
+        settings = config.model_dump(mode="json")
+        trainer.trackers = open_trackers(names, config.output, settings, step=trainer.step)
+        begun_at = trainer.step
+        try:
+            trainer.run()
+        finally:
+            trainer.trackers.close()
+        return trainer.step > begun_at
+
+
+def _report(config: TrainConfig, device: torch.device, quiet: bool) -> None:
+    """Pictures of the finished run; a run is none the worse for a page that cannot be made."""
+    try:
+        page = write_report(config.output, device=str(device))
+    except Exception as error:
+        print(f"no {PAGE_FILE}: {error}; try damoyolo report {config.output}", file=sys.stderr)
+    else:
+        if not quiet:
+            print(f"look at {page}", file=sys.stderr)
 
 
 def _result(config: TrainConfig) -> TrainResult:
@@ -141,9 +162,7 @@ def _explained(config: TrainConfig, world: World) -> Iterator[None]:
                 "larger accumulate"
             ) from error
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise RunError(
-                f"{config.output}: the disk is full; make room and go on from the last checkpoint with --resume"
-            ) from error
+            raise RunError(f"{config.output}: the disk is full; make room and go on with --resume") from error
         raise
 
 
@@ -187,7 +206,8 @@ def _trainer(
 ) -> Trainer:
     optim = config.optim
     assert isinstance(config.batch_size, int)
-    loader = _loader(config, training, detector.card, config.batch_size, world)
+    samples = training_set(config, training, detector.card)
+    loader = TrainLoader(samples, config.batch_size, config.workers, world.rank, world.size)
     per_epoch = loader.steps_per_epoch
     plan = Plan(
         steps=config.epochs * per_epoch,
@@ -265,18 +285,6 @@ def _distillation_weight(settings: DistillConfig, plan: Plan, step: int) -> floa
 def _share_amount(world: World, amount: Amount) -> Amount:
     """All processes divide by the mean of what they have: then their mean gradient is that of the batch."""
     return world.sum(amount).clamp(min=1) / world.size
-
-
-def _loader(
-    config: TrainConfig, dataset: Dataset, card: ModelCard, batch_size: int, world: World
-) -> TrainLoader:
-    samples = TrainingSet(
-        source=Source(dataset.records, config.cache_mb),
-        resize=Resize(card.resize, card.image_size),
-        augment=Augment(**config.augment.model_dump()),
-        seed=config.seed,
-    )
-    return TrainLoader(samples, batch_size, config.workers, world.rank, world.size)
 
 
 def _numbers_on(dataset: Dataset, world: World, model: Detector) -> dict[str, float]:

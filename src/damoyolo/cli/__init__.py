@@ -20,6 +20,8 @@ VERBS = {
     "predict": "Detect things in images and draw them.",
     "evaluate": "Compute the COCO numbers of a model, or of any detector's results.",
     "train": "Train a detector on your data.",
+    "report": "Write a page of curves, numbers and pictures about a training run.",
+    "inspect-assignment": "Show which points learn which objects.",
     "convert": "Turn a checkpoint of the original DAMO-YOLO into one file of ours.",
     "demo": "Train, evaluate and detect on a small data set drawn on the spot.",
 }
@@ -34,7 +36,8 @@ def build_app() -> App:
         suppress_keyboard_interrupt=False,
     )
     for verb, summary in VERBS.items():
-        app.command(f"damoyolo.cli.{verb}:{verb}", name=verb, help=summary)
+        name = verb.replace("-", "_")
+        app.command(f"damoyolo.cli.{name}:{name}", name=verb, help=summary)
     return app
 
 

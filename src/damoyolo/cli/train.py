@@ -23,7 +23,9 @@ def train(
     *,
     recipe: str | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
-    settings: Annotated[Flags | None, Parameter(name="*", show_default=False, negative_iterable=())] = None,
+    settings: Annotated[
+        Flags | None, Parameter(name="*", show_default=False, negative_iterable=(), consume_multiple=True)
+    ] = None,
 ) -> None:
     """Train a detector on DATA.
 
@@ -58,3 +60,5 @@ def train(
         print(f"stopped; go on with: damoyolo train --output {config.output} --resume", file=sys.stderr)
         raise
     print(f"best AP {result.ap:.3f}: {result.best}")
+    if result.ap <= 0:
+        print("nothing was learnt yet: give it more --epochs, or begin from weights", file=sys.stderr)

@@ -9,9 +9,19 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from damoyolo.data.affine import affine_matrix, still_visible, transform_boxes, warp
-from damoyolo.data.mosaic import mosaic
-from damoyolo.data.resize import Resize, clip
+from damoyolo.data.affine import (
+    affine_matrix,
+    is_seen,
+    outline,
+    paint,
+    scaling,
+    shift,
+    still_visible,
+    transform_boxes,
+)
+from damoyolo.data.box_augment import BoxAugment
+from damoyolo.data.mosaic import tile_windows
+from damoyolo.data.resize import PAD, Resize, Size, clip
 from damoyolo.data.sample import Sample
 from damoyolo.data.source import Source
 
@@ -22,11 +32,12 @@ MIXUP_TRIES = 20
 class Augment:
     """How training samples are made; the fields are those of `config.AugmentConfig`.
 
-    `mosaic_size` is the side in pixels of the square a mosaic is made at.
+    `mosaic_size` is the side in pixels of the square in which a mosaic is laid out and its boxes are judged,
+    None the network's own size. Pixels go to the network's size at once.
     """
 
     mosaic: float
-    mosaic_size: int
+    mosaic_size: int | None
     mixup: float
     mixup_scale: tuple[float, float]
     degrees: float
@@ -38,19 +49,70 @@ class Augment:
     hue: float
     saturation: float
     value: float
+    box_augment: float
+    box_clip: bool
+    box_plain: bool
 
-    def __call__(self, index: int, source: Source, resize: Resize, rng: Random) -> Sample:
-        """Image `index` in a mosaic of `mosaic_size`, or else alone at the fitted size of `resize`."""
-        if rng.random() >= self.mosaic:
-            return source.fitted(index, resize)
-        sample = self._mosaic(index, source, resize, rng)
-        if len(sample.labels) and rng.random() < self.mixup:
-            other = _random_labelled(source, rng)
-            sample = sample if other is None else mixup(sample, other, rng, self.mixup_scale)
+    def __call__(
+        self, index: int, source: Source, resize: Resize, rng: Random, progress: float, plain: bool
+    ) -> Sample:
+        """Image `index` at network size, in a mosaic or alone, with everything that is done to it.
+
+        `progress` is the share of the run that is over; a `plain` sample is the image alone, mirrored and
+        with changed colours at most.
+        """
+        if not plain and rng.random() < self.mosaic:
+            tile = Resize(resize.rule, (self.mosaic_size,) * 2 if self.mosaic_size else resize.size)
+            sample = self._mosaic(index, source, tile, resize, rng)
+            if len(sample.labels) and rng.random() < self.mixup:
+                other = _random_labelled(source, tile, rng)
+                sample = sample if other is None else mixup(sample, other, rng, self.mixup_scale)
+        else:
+            sample = source.fitted(index, resize)
+        sample = self._mirror_and_colour(sample, rng).resized(resize)
+        if self.box_augment and (self.box_plain or not plain):
+            sample = BoxAugment(self.box_augment, self.box_clip)(sample, progress, rng)
         return sample
 
-    def finish(self, sample: Sample, rng: Random) -> Sample:
-        """Mirror images and colours: what remains of augmentation in the last epochs, too."""
+    def _mosaic(self, index: int, source: Source, tile: Resize, resize: Resize, rng: Random) -> Sample:
+        """Four images around a point, seen through a random affine map; grey where none is.
+
+        Each is laid out as `tile` makes it, but drawn straight from its pixels, and only if it is seen at
+        all. Named after the first.
+        """
+        height, width = frame = tile.size
+        canvas = (2 * height, 2 * width)
+        y = int(rng.uniform(0.5 * height, 1.5 * height))
+        x = int(rng.uniform(0.5 * width, 1.5 * width))
+        indices = [index, *(rng.randrange(len(source)) for _ in range(3))]
+        matrix, zoom = affine_matrix(rng, canvas, frame, self.degrees, self.translate, self.scale, self.shear)
+        seen = resize.fitted(frame)
+        to_seen = scaling(frame, seen) @ matrix
+        image = np.full((*resize.size, 3), PAD, dtype=np.uint8)
+        boxes = []
+        for quadrant, record in enumerate(source.records[each] for each in indices):
+            fitted = tile.fitted(record.size)
+            window, part = tile_windows(quadrant, (x, y), fitted, canvas)
+            left, top = window[0] - part[0], window[1] - part[1]
+            boxes.append(
+                tile.boxes(record.boxes, record.size) + np.array([left, top, left, top], dtype=np.float32)
+            )
+            corners = outline(window, to_seen)
+            if is_seen(corners, seen):
+                pixels = source.pixels(indices[quadrant], fitted, zoom * max(seen) / max(frame))
+                to_tile = shift(left, top) @ scaling(_size(pixels), fitted)
+                paint(image[: seen[0], : seen[1]], pixels, to_seen @ to_tile, corners)
+        before = clip(np.concatenate(boxes), canvas)
+        after = transform_boxes(before, matrix, frame)
+        sample = Sample(
+            image=image,
+            boxes=resize.boxes(after.astype(np.float32), frame),
+            labels=np.concatenate([source.records[each].labels for each in indices]),
+            name=source.records[index].path.name,
+        )
+        return sample.select(still_visible(before, after, zoom))
+
+    def _mirror_and_colour(self, sample: Sample, rng: Random) -> Sample:
         if rng.random() < self.flip:
             sample = mirror(sample)
         if rng.random() < self.flip_vertical:
@@ -62,42 +124,37 @@ class Augment:
             sample = replace(sample, image=shift_colour(sample.image, hue, saturation, value))
         return sample
 
-    def _mosaic(self, index: int, source: Source, resize: Resize, rng: Random) -> Sample:
-        side = self.mosaic_size
-        y = int(rng.uniform(0.5 * side, 1.5 * side))
-        x = int(rng.uniform(0.5 * side, 1.5 * side))
-        tile = Resize(resize.rule, (side, side))
-        indices = [index, *(rng.randrange(len(source)) for _ in range(3))]
-        canvas = mosaic([source.fitted(each, tile) for each in indices], side, (x, y))
-        matrix, zoom = affine_matrix(
-            rng, 2 * side, side, self.degrees, self.translate, self.scale, self.shear
-        )
-        boxes = transform_boxes(canvas.boxes, matrix, side)
-        moved = replace(canvas, image=warp(canvas.image, matrix, side), boxes=boxes.astype(np.float32))
-        return moved.select(still_visible(canvas.boxes, boxes, zoom))
-
 
 def mixup(base: Sample, other: Sample, rng: Random, scale: tuple[float, float]) -> Sample:
-    """A square sample, half transparent over a part of another one; the boxes of both (arXiv 1710.09412).
+    """A sample half transparent over a part of another one; the boxes of both (arXiv 1710.09412).
 
-    `other` is letterboxed to the side of `base`, zoomed by a factor in `scale`, mirrored half of the time,
-    and cropped at random or padded with black to that side again. Its boxes may become empty.
+    `other` is letterboxed to the size of `base`, zoomed by a factor in `scale`, mirrored half of the time,
+    and cropped at random or padded with black to that size again. Its boxes may become empty.
     """
-    side = base.size[0]
-    length = max(1, int(side * rng.uniform(*scale)))
-    other = other.resized(Resize("letterbox", (side, side))).resized(Resize("stretch", (length, length)))
+    height, width = base.size
+    zoom = rng.uniform(*scale)
+    zoomed = max(1, int(height * zoom)), max(1, int(width * zoom))
+    letterbox = Resize("letterbox", base.size)
+    fitted = letterbox.fitted(other.size)
+    zoom_in = scaling(base.size, zoomed)
+    matrix, frame = zoom_in @ scaling(other.size, fitted), zoom_in
+    boxes = Resize("stretch", zoomed).boxes(letterbox.boxes(other.boxes, other.size), base.size)
     if rng.random() > 0.5:
-        other = mirror(other)
-    excess = max(0, length - side)
-    top, left = (rng.randrange(excess) if excess else 0 for _ in range(2))
-    missing = max(0, side - length)
-    crop = other.image[top : top + side, left : left + side]
-    if missing:
-        crop = cv2.copyMakeBorder(crop, 0, missing, 0, missing, cv2.BORDER_CONSTANT, value=(0, 0, 0))
-    boxes = clip(other.boxes - np.array([left, top, left, top], dtype=np.float32), (side, side))
+        turn = np.array([[-1.0, 0, zoomed[1] - 1], [0, 1, 0], [0, 0, 1]])
+        matrix, frame = turn @ matrix, turn @ frame
+        boxes = np.stack([zoomed[1] - boxes[:, 2], boxes[:, 1], zoomed[1] - boxes[:, 0], boxes[:, 3]], axis=1)
+    excess = [max(0, after - side) for after, side in zip(zoomed, base.size, strict=True)]
+    top, left = (rng.randrange(each) if each else 0 for each in excess)
+    layer = np.zeros_like(base.image)
+    layer[: zoomed[0] - top, : zoomed[1] - left] = PAD
+    move = shift(-left, -top)
+    corners = outline((0, 0, fitted[1], fitted[0]), move @ frame)
+    if is_seen(corners, base.size):
+        paint(layer, other.image, move @ matrix, corners)
+    boxes = clip(boxes - np.array([left, top, left, top], dtype=np.float32), base.size)
     return replace(
         base,
-        image=cv2.addWeighted(base.image, 0.5, crop, 0.5, 0),
+        image=cv2.addWeighted(base.image, 0.5, layer, 0.5, 0),
         boxes=np.concatenate([base.boxes, boxes]),
         labels=np.concatenate([base.labels, other.labels]),
     )
@@ -131,10 +188,17 @@ def shift_colour(
     return cv2.cvtColor(cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), tables[None]), cv2.COLOR_HSV2RGB)
 
 
-def _random_labelled(source: Source, rng: Random) -> Sample | None:
-    """A random image that has boxes; None if many draws find none."""
+def _random_labelled(source: Source, tile: Resize, rng: Random) -> Sample | None:
+    """A random image that has boxes, with the pixels of a tile; None if many draws find none."""
     for _ in range(MIXUP_TRIES):
         index = rng.randrange(len(source))
-        if source.has_boxes(index):
-            return source.original(index)
+        record = source.records[index]
+        if len(record.labels):
+            pixels = source.pixels(index, tile.fitted(record.size))
+            boxes = Resize("stretch", _size(pixels)).boxes(record.boxes, record.size)
+            return Sample(pixels, boxes, record.labels, record.path.name)
     return None
+
+
+def _size(image: np.ndarray) -> Size:
+    return image.shape[0], image.shape[1]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -12,9 +13,27 @@ from jaxtyping import Float32, UInt8
 from damoyolo.detections import Detections
 
 Colour = tuple[int, int, int]
+Area = tuple[int, int, int, int]
+"""x1, y1, x2, y2 in whole pixels."""
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
+_SMALLEST = 0.35
+"""Scale below which letters cannot be read."""
 _GOLDEN_RATIO = 0.618034  # steps of this fraction of the colour circle never come close to each other
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A box, xyxy in pixels, in the colour of class `label`.
+
+    `texts` are what it may be labelled with, the best first, shorter ones where there is little room; `bold`
+    makes its lines thicker.
+    """
+
+    box: Float32[np.ndarray, "xyxy=4"]
+    label: int
+    texts: tuple[str, ...]
+    bold: bool = False
 
 
 def colour_of(label: int) -> Colour:
@@ -26,43 +45,109 @@ def colour_of(label: int) -> Colour:
 
 
 def draw(image: UInt8[np.ndarray, "h w 3"], detections: Detections) -> UInt8[np.ndarray, "h w 3"]:
-    """A copy of the RGB image with every box in its class's colour, labelled "name score".
+    """A copy of the RGB image with every box in its class's colour, labelled "name score"; see `draw_marks`.
 
-    Lines and letters grow with the image; a label stays inside it. Better boxes lie above worse ones.
+    Better boxes lie above worse ones. In a crowd, a label loses its score before it is left out.
+    """
+    columns = (detections.boxes, detections.labels, detections.names, detections.scores)
+    return draw_marks(
+        image,
+        [
+            Mark(box, int(label), (f"{name} {score:.2f}", name))
+            for box, label, name, score in zip(*columns, strict=True)
+        ],
+    )
+
+
+def draw_marks(image: UInt8[np.ndarray, "h w 3"], marks: Sequence[Mark]) -> UInt8[np.ndarray, "h w 3"]:
+    """A copy of the RGB image with boxes, the most important first.
+
+    Lines and letters grow with the image. A label stays inside the image and covers no other: it is written
+    above its box, or else inside, below, with a shorter text or in smaller letters; where nothing of that
+    fits it is left out, except for the first of every class, which explains the colour.
     """
     picture = np.ascontiguousarray(image).copy()
     line = max(1, round(sum(image.shape[:2]) / 800))
-    corners = [_whole_pixels(box, image.shape[:2]) for box in detections.boxes]
-    colours = [colour_of(int(label)) for label in detections.labels]
-    texts = [f"{name} {score:.2f}" for name, score in zip(detections.names, detections.scores, strict=True)]
-    worst_first = range(len(detections) - 1, -1, -1)
-    for i in worst_first:
-        cv2.rectangle(picture, corners[i][:2], corners[i][2:], colours[i], line)
-    for i in worst_first:
-        _write(picture, texts[i], corners[i][:2], colours[i], line)
+    corners = [_whole_pixels(mark.box, image.shape[:2]) for mark in marks]
+    for mark, area in reversed(list(zip(marks, corners, strict=True))):
+        width = 2 * line + 1 if mark.bold else line
+        cv2.rectangle(picture, area[:2], area[2:], colour_of(mark.label), width)
+    for mark, label in reversed(_place(marks, corners, image.shape[:2], line)):
+        label.write_on(picture, colour_of(mark.label))
     return picture
 
 
-def _write(
-    picture: UInt8[np.ndarray, "h w 3"], text: str, corner: Sequence[int], colour: Colour, line: int
-) -> None:
-    """Text on a filled ground, above the corner (x, y) or, where that is outside, below it."""
-    height, width = picture.shape[:2]
-    scale = max(0.35, (height + width) / 2800)
-    thickness = max(1, round(scale * 1.6))
-    (text_width, text_height), below = cv2.getTextSize(text, _FONT, scale, thickness)
-    pad = max(1, round(2 * scale))
-    box_width, box_height = text_width + 2 * pad, text_height + below + 2 * pad
-    x = max(0, min(corner[0] - line // 2, width - box_width))
-    above = corner[1] - line // 2 - box_height
-    y = max(0, min(above if above >= 0 else corner[1], height - box_height))
-    cv2.rectangle(picture, (x, y), (x + box_width, y + box_height), colour, cv2.FILLED)
-    ink = (0, 0, 0) if np.dot(colour, (0.299, 0.587, 0.114)) > 120 else (255, 255, 255)
-    cv2.putText(picture, text, (x + pad, y + pad + text_height), _FONT, scale, ink, thickness, cv2.LINE_AA)
+@dataclass(frozen=True)
+class _Label:
+    """A text at its place; `ground` is the area that it fills."""
+
+    text: str
+    scale: float
+    ground: Area
+
+    def write_on(self, picture: UInt8[np.ndarray, "h w 3"], colour: Colour) -> None:
+        """Text in black or white on the colour."""
+        x1, y1, x2, y2 = self.ground
+        cv2.rectangle(picture, (x1, y1), (x2, y2), colour, cv2.FILLED)
+        ink = (0, 0, 0) if np.dot(colour, (0.299, 0.587, 0.114)) > 120 else (255, 255, 255)
+        (_, height), _ = cv2.getTextSize(self.text, _FONT, self.scale, _thickness(self.scale))
+        start = (x1 + _pad(self.scale), y1 + _pad(self.scale) + height)
+        cv2.putText(picture, self.text, start, _FONT, self.scale, ink, _thickness(self.scale), cv2.LINE_AA)
 
 
-def _whole_pixels(box: Float32[np.ndarray, " 4"], size: tuple[int, ...]) -> list[int]:
+def _place(
+    marks: Sequence[Mark], corners: Sequence[Area], size: tuple[int, ...], line: int
+) -> list[tuple[Mark, _Label]]:
+    """Labels that do not cover each other; the first of every class has the first choice."""
+    explaining = set({mark.label: i for i, mark in reversed(list(enumerate(marks)))}.values())
+    order = sorted(range(len(marks)), key=lambda i: i not in explaining)
+    taken = np.zeros((0, 4), dtype=np.int64)
+    placed = []
+    for i in order:
+        choices = list(_choices(marks[i].texts, corners[i], size, line))
+        best = next((choice for choice in choices if not _covered(choice.ground, taken)), None)
+        if best is None and choices and i in explaining:
+            best = choices[int(np.argmin([_covered(choice.ground, taken) for choice in choices]))]
+        if best is not None:
+            placed.append((marks[i], best))
+            taken = np.vstack([taken, best.ground])
+    return placed
+
+
+def _choices(texts: Sequence[str], box: Area, size: tuple[int, ...], line: int) -> Iterator[_Label]:
+    """Where and how a label may be written, the nicest first."""
+    height, width = size
+    full = max(_SMALLEST, (height + width) / 2800)
+    for scale in dict.fromkeys((full, max(_SMALLEST, 0.7 * full))):
+        for text in texts:
+            (text_width, text_height), below = cv2.getTextSize(text, _FONT, scale, _thickness(scale))
+            wide, high = text_width + 2 * _pad(scale), text_height + below + 2 * _pad(scale)
+            above, left, right = box[1] - line // 2 - high, box[0] - line // 2, box[2] + line // 2 - wide
+            places = [(left, above), (left, box[1]), (right, above), (right, box[1])]
+            places += [(left, box[3] + line // 2), (left, box[3] - high), (right, box[3] + line // 2)]
+            if above < 0:
+                places = places[1:2] + places[3:]
+            for x, y in places:
+                x, y = max(0, min(x, width - 1 - wide)), max(0, min(y, height - 1 - high))
+                yield _Label(text, scale, (x, y, x + wide, y + high))
+
+
+def _covered(area: Area, others: np.ndarray) -> int:
+    """Pixels that an area has in common with others."""
+    sides = np.minimum(area[2:], others[:, 2:]) - np.maximum(area[:2], others[:, :2])
+    return int(np.clip(sides, 0, None).prod(axis=1).sum())
+
+
+def _thickness(scale: float) -> int:
+    return max(1, round(scale * 1.6))
+
+
+def _pad(scale: float) -> int:
+    return max(1, round(2 * scale))
+
+
+def _whole_pixels(box: Float32[np.ndarray, " 4"], size: tuple[int, ...]) -> Area:
     """The box on whole pixels inside the image."""
     height, width = size
-    corners: list[int] = np.clip(np.round(box), 0, [width - 1, height - 1] * 2).astype(int).tolist()
-    return corners
+    x1, y1, x2, y2 = np.clip(np.round(box), 0, [width - 1, height - 1] * 2).astype(int).tolist()
+    return x1, y1, x2, y2

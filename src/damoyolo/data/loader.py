@@ -51,8 +51,8 @@ class Key:
 class Batch:
     """Network inputs, RGB 0..255 (in channels-last memory), their boxes in network pixels, and file names.
 
-    `global_size` counts the images of all training processes in this step, one repeated for want of others
-    twice: `len(names) / global_size` is this batch's share, and the shares add up to 1.
+    `global_size` counts the images that all training processes see in this step, repeated ones as often as
+    they are seen, so that the shares `len(names) / global_size` add up to 1.
     """
 
     images: UInt8[Tensor, "b 3 h w"]
@@ -104,11 +104,7 @@ class TrainingSet:
 
     def __getitem__(self, key: Key) -> Sample:
         rng = Random(f"{self.seed} {key.epoch} {key.index}")
-        if key.plain:
-            sample = self.source.fitted(key.index, self.resize)
-        else:
-            sample = self.augment(key.index, self.source, self.resize, rng)
-        sample = self.augment.finish(sample, rng).resized(self.resize)
+        sample = self.augment(key.index, self.source, self.resize, rng, key.progress, key.plain)
         sides = sample.boxes[:, 2:] - sample.boxes[:, :2]
         return sample.select(sides.prod(axis=1) > MIN_AREA_PX)
 

@@ -12,6 +12,8 @@ from jaxtyping import Float32, UInt8
 Rule = Literal["stretch", "letterbox"]
 Size = tuple[int, int]
 """(height, width) in pixels."""
+Window = tuple[int, int, int, int]
+"""x1, y1, x2, y2 in whole pixels; the last column and row are outside."""
 
 PAD = 114
 """Grey value wherever a training or network image shows no photograph."""

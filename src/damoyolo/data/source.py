@@ -4,34 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
 from damoyolo.data.dataset import Record
-from damoyolo.data.images import ImageCache, read_sized
-from damoyolo.data.resize import Resize
+from damoyolo.data.images import REDUCED, ImageCache, read_sized
+from damoyolo.data.resize import Resize, Size
 from damoyolo.data.sample import Sample
 
 
 class Source:
-    """Reads samples; the resized images, which training asks for most, are kept up to `cache_mb` MiB."""
+    """Reads images; they are kept, at no more than the size they are asked for, up to `cache_mb` MiB."""
 
     def __init__(self, records: Sequence[Record], cache_mb: int) -> None:
-        self._records = records
+        self.records = records
         self._cache = ImageCache(cache_mb)
 
     def __len__(self) -> int:
-        return len(self._records)
-
-    def has_boxes(self, index: int) -> bool:
-        """Whether the image has any; without reading it."""
-        return len(self._records[index].labels) > 0
-
-    def original(self, index: int) -> Sample:
-        """The sample as it is on disk, in the frame of its annotations."""
-        record = self._records[index]
-        image = read_sized(record.path, record.size)
-        return Sample(image, record.boxes, record.labels, record.path.name)
+        return len(self.records)
 
     def fitted(self, index: int, resize: Resize) -> Sample:
         """The sample at its fitted size: as `resize` makes it, but not yet padded."""
-        record = self._records[index]
-        image = self._cache.get((index, resize), lambda: resize.content(read_sized(record.path, record.size)))
-        return Sample(image, resize.boxes(record.boxes, record.size), record.labels, record.path.name)
+        record = self.records[index]
+        image = self._pixels(index, resize.fitted(record.size), 1)
+        return Sample(
+            resize.content(image), resize.boxes(record.boxes, record.size), record.labels, record.path.name
+        )
+
+    def pixels(self, index: int, size: Size, zoom: float = 1.0) -> UInt8[np.ndarray, "h w 3"]:
+        """The whole image with at least the pixels that a picture of it of that size, then zoomed, shows.
+
+        It is decoded at a fraction of its size where that is enough; what comes depends on nothing else.
+        """
+        record = self.records[index]
+        room = min(have / (side * min(1.0, zoom)) for have, side in zip(record.size, size, strict=True))
+        return self._pixels(index, size, max(divisor for divisor in REDUCED if divisor <= max(1.0, room)))
+
+    def _pixels(self, index: int, size: Size, divisor: int) -> UInt8[np.ndarray, "h w 3"]:
+        """The image decoded at a fraction of its size, resized to `size` if that takes less memory."""
+        record = self.records[index]
+        height, width = size
+
+        def read() -> UInt8[np.ndarray, "h w 3"]:
+            image = read_sized(record.path, record.size, divisor)
+            fewer = height * width < image.shape[0] * image.shape[1]
+            return cv2.resize(image, (width, height)) if fewer else image
+
+        return self._cache.get((index, size, divisor), read)

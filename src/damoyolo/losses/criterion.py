@@ -18,7 +18,7 @@ from damoyolo.losses.sides import distribution_focal_loss, side_targets
 
 @dataclass(frozen=True)
 class Losses:
-    """Weighted scalars; `total` is their sum and the one to differentiate. With a teacher, `distill` is one."""
+    """Weighted scalars; `total` is their sum, the one to differentiate. `distill` needs a teacher."""
 
     quality: Float[Tensor, ""]
     giou: Float[Tensor, ""]

@@ -98,5 +98,7 @@ def _own_products(
         groups=channels // block,
         output_mask=(False, True, False),
     )
-    own: Tensor = products.unflatten(0, (-1, block)).diagonal(dim1=1, dim2=2)  # (groups, k, k, block)
-    return own.permute(0, 3, 1, 2).reshape_as(weight)
+    own = products.unflatten(0, (-1, block)).diagonal(dim1=1, dim2=2)  # (groups, k, k, block)
+    gradient = torch.empty_like(weight)  # in the weight's own memory format, as DDP wants it
+    gradient.squeeze(1).unflatten(0, (-1, block)).copy_(own.permute(0, 3, 1, 2))
+    return gradient

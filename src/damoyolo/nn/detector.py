@@ -31,7 +31,7 @@ class Detector(nn.Module):
         return predictions
 
     def features(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, ...]:
-        """The neck's maps P3, P4, P5 (strides 8, 16, 32): what the head sees and what distillation compares."""
+        """The neck's maps P3, P4, P5 (strides 8, 16, 32): what the head and distillation see."""
         maps: tuple[Tensor, ...] = self.neck(*self.backbone(images))
         return maps
 

@@ -26,6 +26,12 @@ TIMEOUT = timedelta(minutes=30)
 
 PEER_LOST = "another process of the run has ended or does not answer"
 
+LAUNCHED = "DAMOYOLO_LAUNCHED"
+"""Set in the environment by `launch`, which tells the user itself why a run ended."""
+
+LOST_CODE, STOPPED_CODE = 3, 130
+"""Exit codes of a process started by `launch`: another one was lost, or Ctrl-C."""
+
 _TELLTALES = ("gloo/", "by peer")
 """What the messages of gloo, which raises plain RuntimeErrors, have in common."""
 
@@ -41,7 +47,7 @@ class World:
     """The processes of a run as one of them sees them; by itself a process group of one, without any.
 
     Every method is called by all processes, in the same order. As a context manager it closes at the end, and
-    an error from a process that is gone becomes a `RunError`.
+    an error from a process that is gone becomes a `RunError`, or a silent end where `launch` tells the user.
 
     Args:
         rank: number of this process, from 0.
@@ -141,7 +147,11 @@ class World:
     ) -> None:
         if error is None:
             self.close()  # after an error it could wait for ever; the end of the process closes as well
-        elif self.size > 1 and _comes_from_a_peer(error):
+            return
+        lost = self.size > 1 and _comes_from_a_peer(error)
+        if os.environ.get(LAUNCHED) and (lost or isinstance(error, KeyboardInterrupt)):
+            raise SystemExit(LOST_CODE if lost else STOPPED_CODE) from error
+        if lost:
             raise RunError(
                 f"{PEER_LOST} ({_reason(error)}); the run goes on from its last checkpoint with --resume"
             ) from error

@@ -21,7 +21,7 @@ from typing import IO, NoReturn
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from damoyolo.errors import RunError, UserError
-from damoyolo.training.distributed import PEER_LOST
+from damoyolo.training.distributed import LAUNCHED, LOST_CODE, PEER_LOST
 
 PROGRAM = (sys.executable, "-P", "-m", "damoyolo")
 """The command line in a process of its own, which finds no modules in the folder it is called from."""
@@ -36,15 +36,19 @@ SAYS_WHY = (1, 2)
 """Exit codes with which the command line ends after it has printed the reason."""
 
 
-def launch(devices: int, arguments: Sequence[str], *, program: Sequence[str] = PROGRAM) -> None:
+def launch(
+    devices: int, arguments: Sequence[str], *, quiet: bool = False, program: Sequence[str] = PROGRAM
+) -> None:
     """Run the command line in several processes of this machine, as `torchrun --nproc-per-node` would.
 
-    The first one has the terminal; of the others only the last words are shown, and only if they fail. When
-    one fails or on Ctrl-C none is left behind. They share this machine's cores unless OMP_NUM_THREADS is set.
+    The first one has the terminal, but for its standard output: the result is the caller's to tell. Of the
+    others only the last words are shown, and only if they fail. When one fails or on Ctrl-C none is left
+    behind. They share this machine's cores unless OMP_NUM_THREADS is set.
 
     Args:
         devices: number of processes; on CUDA each has a device of its own.
         arguments: what follows `damoyolo`.
+        quiet: the first one is treated like the others.
         program: what the arguments are given to.
 
     Raises:
@@ -54,8 +58,10 @@ def launch(devices: int, arguments: Sequence[str], *, program: Sequence[str] = P
     """
     store = TCPStore(ADDRESS, 0, is_master=True, wait_for_workers=False)  # where the processes meet
     with contextlib.ExitStack() as stack:
-        logs: list[IO[bytes] | None] = [None]
-        logs += [stack.enter_context(tempfile.TemporaryFile()) for _ in range(1, devices)]
+        logs = [
+            stack.enter_context(tempfile.TemporaryFile()) if rank or quiet else None
+            for rank in range(devices)
+        ]
         stack.enter_context(_sigterm_as_exit())
         processes: list[subprocess.Popen[bytes]] = []
         stack.callback(_end, processes)
@@ -86,6 +92,7 @@ def _environment(rank: int, size: int, port: int) -> dict[str, str]:
         "LOCAL_WORLD_SIZE": str(size),
         "MASTER_ADDR": ADDRESS,
         "MASTER_PORT": str(port),
+        LAUNCHED: "1",
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is ours; the first process need not open one
     }
 
@@ -95,7 +102,8 @@ def _start(
 ) -> subprocess.Popen[bytes]:
     """A process at the terminal, or with a log in its place."""
     stdin = None if log is None else subprocess.DEVNULL
-    return subprocess.Popen(command, env=environment, stdin=stdin, stdout=log, stderr=log)
+    stdout = subprocess.DEVNULL if log is None else log
+    return subprocess.Popen(command, env=environment, stdin=stdin, stdout=stdout, stderr=log)
 
 
 def _watch(processes: Sequence[subprocess.Popen[bytes]]) -> list[int]:
@@ -155,31 +163,31 @@ def _sigterm_as_exit() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _tail(log: IO[bytes] | None) -> str:
-    """The end of what a process said."""
+def _tail(log: IO[bytes] | None) -> str | None:
+    """The end of what a process said, None where that is on the terminal."""
     if log is None:
-        return ""
+        return None
     log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
     return log.read().decode(errors="replace").strip()
 
 
-def _explain(failed: Sequence[int], codes: Sequence[int | None], said: Sequence[str]) -> NoReturn:
+def _explain(failed: Sequence[int], codes: Sequence[int | None], said: Sequence[str | None]) -> NoReturn:
     """Raise what tells the user why the run ended.
 
     Args:
         failed: ranks in the order in which they ended.
         codes: exit codes by rank, a signal's number negative, None where a process had to be ended.
-        said: last words by rank; those of the first process are on the terminal already.
+        said: last words by rank, None where they are on the terminal already.
     """
-    if codes[0] == 2:
-        raise SystemExit(2)
-    culprit = next((rank for rank in failed if PEER_LOST not in said[rank]), failed[0])
-    code, words = codes[culprit], said[culprit]
+    if said[0] is None and codes[0] in SAYS_WHY:
+        raise SystemExit(codes[0])
+    culprit = next((rank for rank in failed if codes[rank] != LOST_CODE), None)
+    if culprit is None:
+        raise RunError(f"{PEER_LOST}; go on from the last checkpoint with --resume")
+    code, words = codes[culprit], said[culprit] or ""
     assert code
     last = words.rpartition("\n")[2]
     reason = last.removeprefix("error: ") if last.startswith("error: ") else None
-    if culprit == 0 and code in SAYS_WHY:
-        raise SystemExit(code)
     if reason and code == 2:
         raise UserError(reason)
     who = f"process {culprit} of {len(codes)}"

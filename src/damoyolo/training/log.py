@@ -17,7 +17,17 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
+from rich.text import Text
 
 from damoyolo.errors import UserError
 from damoyolo.files import write_atomically
@@ -87,6 +97,13 @@ class Status:
         return f"{losses}  lr {self.lr:.1e}  {_short(self.images_per_s)} images/s"
 
 
+class _StatusColumn(ProgressColumn):
+    """The one column that gives way where the terminal is narrow, and is cut off at its end."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["status"], no_wrap=True, overflow="ellipsis")
+
+
 class ProgressBar:
     """Position, losses, learning rate, speed, memory and time left while training; a line per epoch.
 
@@ -108,9 +125,9 @@ class ProgressBar:
         self._device = torch.device(device)
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}"),
+            _StatusColumn(table_column=Column()),
             TimeRemainingColumn(),
             TextColumn("left"),
             console=self._console,

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,7 +121,8 @@ class Trainer:
         """One step on a batch, in parts if that was asked for; `objective` averages over processes."""
         losses: defaultdict[str, float] = defaultdict(float)
         try:
-            parts = [self._to_device(part) for part in batch.split(self.accumulate)]
+            least = batch.global_size // self.world.size  # images that every process has
+            parts = [self._to_device(part) for part in batch.split(min(self.accumulate, least))]
             amount = self.objective.amount(parts) if len(parts) > 1 else None
             self.optimizer.zero_grad(set_to_none=True)
             for images, targets in parts:
@@ -131,14 +132,20 @@ class Trainer:
                     self.scaler.scale(found.total).backward()
                 for name, loss in found.parts.items():
                     losses[name] += float(loss.detach())
-            self._update_weights(losses)
+            means = self._mean(losses)
+            self._update_weights(means)
         except FloatingPointError as error:
             raise self._diverged(error, batch) from error
         self.step += 1
-        for name, value in (("total", sum(losses.values())), *losses.items()):
+        for name, value in (("total", sum(means.values())), *means.items()):
             self._sums[f"loss_{name}"] += value
         self._sums["steps"] += 1
-        self._sums["images"] += len(batch.names)
+        self._sums["images"] += batch.global_size
+
+    def _mean(self, losses: Mapping[str, float]) -> dict[str, float]:
+        """Over the processes: the losses of the whole batch, so that all judge and remember the same."""
+        total = self.world.sum(torch.tensor(list(losses.values()), dtype=torch.float64))
+        return dict(zip(losses, (total / self.world.size).tolist(), strict=True))
 
     def _to_device(self, part: Batch) -> tuple[Tensor, Targets]:
         device = next(self.objective.parameters()).device
@@ -148,7 +155,7 @@ class Trainer:
         """One step of the optimizer and of the average; `FloatingPointError` if there is nothing to go by."""
         self.scaler.unscale_(self.optimizer)
         norm = float(nn.utils.clip_grad_norm_(self.objective.detector.parameters(), self.clip_norm))
-        if self.scaler.is_enabled() and not math.isfinite(norm):
+        if self.scaler.is_enabled() and self.scaler.get_scale() > 1 and not math.isfinite(norm):
             norm = 0.0  # too large for float16: the scaler leaves this step out and takes a smaller scale
         self.guard.check(losses, norm)
         set_learning_rate(self.optimizer, self.schedule(self.step))
@@ -180,23 +187,25 @@ class Trainer:
         return record
 
     def _means(self) -> dict[str, float]:
-        """Losses per step and speed since the last epoch, of all processes."""
-        names = [name for name in self._sums if name.startswith("loss_")]
-        sums = torch.tensor([self._sums[name] for name in (*names, "images")], dtype=torch.float64)
-        *losses, images = self.world.sum(sums).tolist()
-        seconds = self._sums["seconds"]
-        steps = self._sums["steps"] * self.world.size
-        means = {name: total / steps for name, total in zip(names, losses, strict=True)}
-        speed = {"seconds": round(seconds, 3), "images_per_s": round(images / max(seconds, 1e-9), 2)}
+        """Losses per step and speed since the last epoch."""
+        sums = self._sums
+        means = {name: total / sums["steps"] for name, total in sums.items() if name.startswith("loss_")}
+        speed = {
+            "seconds": round(sums["seconds"], 3),
+            "images_per_s": round(sums["images"] / max(sums["seconds"], 1e-9), 2),
+        }
         return means | speed
 
     def _diverged(self, error: FloatingPointError, batch: Batch) -> RunError:
         """The end of a run that computes nonsense; what it has on disk is from before."""
         path = self.folder / DIVERGED_FILE
+        if not self.world.is_first:
+            path = path.with_stem(f"{path.stem}-{self.world.rank}")
         found = {"step": self.step, "error": str(error), "images": batch.names}
         write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
+        shown = path if self.world.size == 1 else self.folder / "diverged*.json"
         return RunError(
-            f"{error} at step {self.step} (images in {path}); what {self.folder} holds is from before; "
+            f"{error} at step {self.step} (images in {shown}); what {self.folder} holds is from before; "
             "start anew with a lower optim.lr or optim.clip_norm, or look at those images"
         )
 
@@ -208,7 +217,7 @@ class Trainer:
     def _status(self) -> Status:
         sums = {name: value for name, value in self._sums.items() if name.startswith("loss_")}
         losses = {name.removeprefix("loss_"): value / self._sums["steps"] for name, value in sums.items()}
-        speed = self._sums["images"] * self.world.size / self._sums["seconds"]
+        speed = self._sums["images"] / self._sums["seconds"]
         return Status(losses, self.schedule(self.step - 1), speed)
 
     def save(self) -> None:

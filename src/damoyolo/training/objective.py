@@ -159,13 +159,13 @@ def until_plain_weight(plan: Plan, step: int) -> float:
 
 @contextmanager
 def statistics_untouched(module: nn.Module) -> Iterator[None]:
-    """Norms see batches without moving their running statistics."""
+    """Norms see batches without moving their running statistics or counting them."""
     norms = [each for each in module.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
-    before = [norm.momentum for norm in norms]
+    before = [norm.track_running_stats for norm in norms]
     for norm in norms:
-        norm.momentum = 0.0
+        norm.track_running_stats = False
     try:
         yield
     finally:
-        for norm, momentum in zip(norms, before, strict=True):
-            norm.momentum = momentum
+        for norm, tracks in zip(norms, before, strict=True):
+            norm.track_running_stats = tracks

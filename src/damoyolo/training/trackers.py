@@ -25,6 +25,8 @@ from damoyolo.files import write_atomically
 Name = Literal["tensorboard", "wandb", "trackio"]
 NAMES: tuple[Name, ...] = get_args(Name)
 PROJECT = "damoyolo"
+FINISH_TIMEOUT_S = 120
+"""Longest time that W&B may take at the end of a run to send what is left; `wandb sync` sends the rest."""
 ID_FILE = "tracking.id"
 """Holds what makes this run the same one after a resume, wherever its folder is moved to."""
 
@@ -155,7 +157,7 @@ class _Wandb:
             dir=str(run.folder),
             config=dict(run.config),
             resume="allow",
-            settings=package.Settings(silent=True, console="off"),
+            settings=package.Settings(silent=True, console="off", finish_timeout=FINISH_TIMEOUT_S),
         )
         self.where = f"wandb sync {self._run.dir}" if self._run.offline else str(self._run.url)
 

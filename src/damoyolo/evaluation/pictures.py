@@ -1,0 +1,84 @@
+"""Photographs with boxes that show how training and detection go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, Int64, UInt8
+
+from damoyolo.data.draw import Mark, draw_marks
+from damoyolo.evaluation.judge import Judged
+
+Image = UInt8[np.ndarray, "_ _ 3"]
+
+GAP_PX = 6
+PAPER = 255
+JPEG_QUALITY = 82
+
+
+def show_boxes(
+    image: Image,
+    boxes: Float32[np.ndarray, "n 4"],
+    labels: Int64[np.ndarray, " n"],
+    class_names: Sequence[str],
+    side: int,
+) -> Image:
+    """An image, its longer side brought to `side`, with true boxes in its own pixels."""
+    picture, scale = _scaled(image, side)
+    marks = [
+        Mark(box * scale, int(label), (class_names[label],)) for box, label in zip(boxes, labels, strict=True)
+    ]
+    return draw_marks(picture, marks)
+
+
+def beside(image: Image, judged: Judged, class_names: Sequence[str], side: int) -> Image:
+    """The truth on the left and what was found on the right; missed and false boxes are bold."""
+    picture, scale = _scaled(image, side)
+    found = judged.found
+    true = [
+        Mark(box * scale, int(label), (class_names[label],), bold=bool(missed))
+        for box, label, missed in zip(judged.boxes, judged.labels, judged.missed, strict=True)
+    ]
+    detected = [
+        Mark(box * scale, int(label), (f"{name} {score:.2f}", name), bold=not right)
+        for box, label, name, score, right in zip(
+            found.boxes, found.labels, found.names, found.scores, judged.right, strict=True
+        )
+    ]
+    panels = [
+        draw_marks(picture, sorted(marks, key=lambda mark: not mark.bold)) for marks in (true, detected)
+    ]
+    return tile(panels, columns=2)
+
+
+def tile(pictures: Sequence[Image], columns: int) -> Image:
+    """Pictures in rows, each in a cell as large as the largest needs, at its top left."""
+    height = max(picture.shape[0] for picture in pictures)
+    width = max(picture.shape[1] for picture in pictures)
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    sheet = np.full(
+        (rows * (height + GAP_PX) - GAP_PX, columns * (width + GAP_PX) - GAP_PX, 3), PAPER, np.uint8
+    )
+    for number, picture in enumerate(pictures):
+        top, left = number // columns * (height + GAP_PX), number % columns * (width + GAP_PX)
+        sheet[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return sheet
+
+
+def as_jpeg(picture: Image) -> bytes:
+    """An RGB picture as a JPEG file."""
+    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    _, encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality)
+    return encoded.tobytes()
+
+
+def _scaled(image: Image, side: int) -> tuple[Image, Float32[np.ndarray, "xyxy=4"]]:
+    """The image with its longer side brought to `side`, and the factors for its boxes."""
+    height, width = image.shape[:2]
+    factor = side / max(height, width)
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+    return resized, np.array([size[0] / width, size[1] / height] * 2, dtype=np.float32)

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from damoyolo.data.dataset import Record
+from damoyolo.evaluation import plots
+from damoyolo.evaluation.coco import Curve
+from damoyolo.evaluation.judge import Working
+
+WORKING = Working(score=0.4, precision=0.7, recall=0.6, f1=0.65)
+RECORDS = [
+    {"epoch": n, "step": 3 * n, "lr": 0.1 / n, "loss_total": 3.0 / n, "loss_distill": 1.0 / n}
+    | ({"ap": 0.1 * n, "ap50": 0.2 * n} if n % 2 == 0 else {})
+    for n in range(1, 5)
+]
+
+
+def shown(png: bytes) -> np.ndarray:
+    picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert picture is not None
+    return picture
+
+
+def record(number: int, boxes: list[tuple[float, float, float, float]], labels: list[int]) -> Record:
+    return Record(
+        number, Path("x.jpg"), 100, 50, np.array(boxes, np.float32).reshape(-1, 4), np.array(labels, np.int64)
+    )
+
+
+@pytest.mark.parametrize("records", [RECORDS, RECORDS[:1], RECORDS[1:2], [], [{**RECORDS[1], "ap": -1.0}]])
+def test_curves_are_drawn_of_any_part_of_a_run(records: list[dict[str, float]]) -> None:
+    picture = shown(plots.training_curves(records))
+    assert picture.shape[1] == plots.WIDTH_IN * plots.DPI
+    assert (picture != 255).any()
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 40])
+def test_every_number_of_classes_has_its_curves(count: int) -> None:
+    names = [f"class {n}" for n in range(count)]
+    curves = [Curve(name, np.linspace(1, n / 50, 101)) for n, name in enumerate(names)]
+    assert shown(plots.precision_recall(curves, names, WORKING)).shape[0] > 300
+
+
+def test_a_class_has_the_hue_of_its_boxes() -> None:
+    curves = [Curve("cell", np.full(101, 0.5)), Curve("dust", np.full(101, 0.9))]
+    picture = shown(plots.precision_recall(curves, ["dust", "dirt", "cell"], WORKING))
+    colour = np.array(plots._ink(2)) * 255
+    assert (np.abs(picture - colour).max(axis=2) < 4).sum() > 100
+
+
+@pytest.mark.parametrize("classes", [1, 30, 80])
+def test_a_confusion_matrix_stays_readable_and_on_the_screen(classes: int) -> None:
+    matrix = np.eye(classes + 1, dtype=np.int64) * 12_345
+    picture = shown(plots.confusion_matrix(matrix, [f"class {n}" for n in range(classes)], 0.5))
+    height, width = picture.shape[:2]
+    assert 300 < width <= 1210
+    assert height < 1100
+
+
+def test_an_empty_matrix_is_drawn() -> None:
+    assert shown(plots.confusion_matrix(np.zeros((3, 3), np.int64), ["a", "b"], 0.5)).any()
+
+
+def test_names_may_be_long_strange_or_look_like_formulas() -> None:
+    names = ["x" * 200, "$\\frac{1}$", "größe_°", "猫", ""]
+    matrix = np.ones((6, 6), np.int64)
+    picture = shown(plots.confusion_matrix(matrix, names, 0.5))
+    assert picture.shape[1] <= 1210
+    curves = [Curve(name, np.full(101, 0.5)) for name in names]
+    assert shown(plots.precision_recall(curves, names, WORKING)).any()
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [],
+        [record(1, [], [])],
+        [record(1, [(0, 0, 1, 1)], [0])],
+        [record(n, [(n, n, n + 3 * n, n + 2)] * n, [n % 2] * n) for n in range(1, 20)],
+    ],
+)
+def test_labels_of_any_data_set_are_drawn(records: list[Record]) -> None:
+    names = [f"class {n}" for n in range(2 + len(records))]
+    assert shown(plots.label_statistics(records, records[:1], names, (64, 96))).shape[1] == 1210
+
+
+def test_coverage_counts_the_boxes_over_every_place() -> None:
+    covered = plots.coverage([record(1, [(0, 0, 50, 50), (25, 0, 75, 25)], [0, 0])], cells=4)
+    assert covered.tolist() == [[1, 2, 1, 0], [1, 2, 1, 0], [1, 1, 0, 0], [1, 1, 0, 0]]
+
+
+def test_counts_are_by_label() -> None:
+    records = [record(1, [(0, 0, 1, 1)] * 3, [0, 2, 2]), record(2, [], [])]
+    assert plots.count_labels(records, 4).tolist() == [1, 0, 2, 0]
+
+
+def test_matplotlib_is_imported_only_to_draw() -> None:
+    code = "import sys, damoyolo.evaluation.plots; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+
+
+def test_drawing_leaves_matplotlib_s_settings_alone() -> None:
+    import matplotlib as mpl
+
+    before = dict(mpl.rcParams)
+    plots.training_curves(RECORDS)
+    assert dict(mpl.rcParams) == before
