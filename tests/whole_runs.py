@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -12,8 +14,10 @@ from damoyolo.training.distributed import World
 from damoyolo.training.loop import Trainer
 
 
-def run(world: World, config: TrainConfig) -> dict[str, dict[str, Tensor]]:
-    """Train, and tell what this process ends with, and what it began with."""
+def run(
+    world: World, config: TrainConfig, resume: bool = False, stop_at: int | None = None
+) -> dict[str, dict[str, Tensor]]:
+    """Train, perhaps with a Ctrl-C before a step, and tell what this process ends with and began with."""
     made: list[Trainer] = []
     begun: list[dict[str, Tensor]] = []
 
@@ -23,9 +27,14 @@ def run(world: World, config: TrainConfig) -> dict[str, dict[str, Tensor]]:
             begun.append(_copied(self.objective))
             super().run()
 
+        def _train_step(self, *arguments: Any) -> None:
+            if self.step == stop_at:
+                raise KeyboardInterrupt
+            super()._train_step(*arguments)
+
     before, training.Trainer = training.Trainer, Watched  # type: ignore[misc]
     try:
-        training._train(config, world, resume=False, quiet=True)
+        training._train(config, world, resume, quiet=True)
     finally:
         training.Trainer = before  # type: ignore[misc]
     (trainer,) = made

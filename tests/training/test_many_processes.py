@@ -5,7 +5,9 @@ Tolerances are shares of the largest value; what was seen is told where they are
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +30,7 @@ from damoyolo.spec import ModelCard, ModelSpec
 from damoyolo.training.distributed import World
 from damoyolo.zoo.tensor_file import read_safetensors
 from damoyolo.zoo.weights import save_weights
-from tiny_runs import SMALL_SPEC, metrics, spec_in, tiny
+from tiny_runs import SMALL_SPEC, metrics, outcome, spec_in, tiny
 from whole_runs import different, largest_difference, run, settle_norms
 from worlds import in_worlds
 
@@ -52,7 +54,7 @@ EXACT = (1e-5, 1e-5)
 """Of losses and of weights; seen 2e-7 and 2e-6."""
 LOOSER = {"teacher": (5e-5, 2e-4), "bfloat16": (3e-3, 1e-2)}
 """Seen (6e-6, 5e-5), a 2 x 2 map normalised by its own statistics; and (6e-4, 3e-3)."""
-APART = "norms apart"
+TOGETHER, APART = "norms together", "norms apart"
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +121,16 @@ def evaluate(world: World, truth: Dataset) -> dict[str, float]:
 def run_all(
     world: World, configs: Sequence[TrainConfig], truths: Sequence[Dataset]
 ) -> tuple[list[dict[str, dict[str, Tensor]]], list[dict[str, float]]]:
-    """All cases in the same processes, which take longer to start than to train."""
-    return [run(world, config) for config in configs], [evaluate(world, truth) for truth in truths]
+    """All cases in the same processes, which take longer to start than to train; the last is interrupted."""
+    *whole, parts = configs
+    ends = [run(world, config) for config in whole]
+    with contextlib.suppress(KeyboardInterrupt):
+        run(world, parts, stop_at=4)
+    if world.is_first:
+        shutil.copytree(parts.output, parts.output.with_name("resumed by one"))
+    world.barrier()
+    run(world, parts, resume=True)
+    return ends, [evaluate(world, truth) for truth in truths]
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +145,7 @@ def pair(data: Path, truths: list[Dataset], tmp_path_factory: pytest.TempPathFac
     """By case: what each of two processes ends with and their folder; and what they evaluate."""
     folder = tmp_path_factory.mktemp("pair")
     configs = [configuration(data, folder / name, name) for name in CASES]
+    configs.append(configuration(data, folder / "interrupted", TOGETHER, checkpoint_minutes=0))
     (first, numbers), (second, others) = in_worlds(2, run_all, configs, truths)
     assert numbers == others
     cases = zip(CASES, first, second, strict=True)
@@ -173,7 +184,7 @@ def test_with_norms_apart_a_process_s_own_share_is_what_it_normalises_by(
     data: Path, tmp_path: Path, pair: dict[str, Any]
 ) -> None:
     whole = run(World(), configuration(data, tmp_path, APART))
-    together, apart = (metrics(pair[name][2])[0]["loss_total"] for name in ("norms together", APART))
+    together, apart = (metrics(pair[name][2])[0]["loss_total"] for name in (TOGETHER, APART))
     assert metrics(tmp_path)[0]["loss_total"] == pytest.approx(together, rel=1e-5)
     assert apart != pytest.approx(together, rel=1e-4)
     assert largest_difference(pair[APART][0]["trained"], whole["trained"]) > 1e-2
@@ -183,6 +194,19 @@ def test_every_process_computes_equally_many_parts(pair: dict[str, Any]) -> None
     first, *_ = pair["in parts, norms together"]
     counts = [int(value) for key, value in first["trained"].items() if key.endswith("num_batches_tracked")]
     assert set(counts) == {2 * (2 + 2 + 1)}  # shares of 2 and 2, 2 and 2, 1 and 2 images
+
+
+def test_an_interrupted_run_ends_as_if_it_were_not(pair: dict[str, Any]) -> None:
+    folder = pair[TOGETHER][2]
+    assert outcome(folder.with_name("interrupted")) == outcome(folder)
+
+
+def test_an_interrupted_run_can_be_finished_by_one_process(data: Path, pair: dict[str, Any]) -> None:
+    folder = pair[TOGETHER][2]
+    alone = folder.with_name("resumed by one")
+    run(World(), configuration(data, alone, TOGETHER, checkpoint_minutes=0), resume=True)
+    for record, wanted in zip(metrics(alone), metrics(folder), strict=True):
+        assert record == pytest.approx(wanted, rel=EXACT[0])
 
 
 @pytest.mark.parametrize("number", [0, 1])

@@ -117,6 +117,16 @@ def test_parts_add_up_to_the_losses_and_gradients_of_the_whole(
         assert float((gradient - wanted[name]).abs().max()) < 3e-5 * largest, name
 
 
+def test_gradients_lie_in_memory_as_their_weights_do() -> None:
+    """Or else DDP warns of it."""
+    detector = new_detector()
+    detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    Objective(detector, Criterion())(*batch(), step=0).total.backward()
+    strides = {name: (p.stride(), p.grad.stride()) for name, p in detector.named_parameters()}
+    assert any(weight[-1] != 1 for weight, _ in strides.values())
+    assert all(weight == gradient for weight, gradient in strides.values()), strides
+
+
 def test_counting_leaves_statistics_and_gradients_alone() -> None:
     objective = Objective(new_detector(), Criterion())
     before = {key: value.clone() for key, value in objective.state_dict().items()}
