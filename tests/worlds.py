@@ -24,7 +24,12 @@ def in_worlds(size: int, task: Callable[..., Any], *arguments: Any) -> list[Any]
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     with ProcessPoolExecutor(size, CONTEXT) as pool:
         runs = [pool.submit(_enter, rank, size, store.port, task, arguments) for rank in range(size)]
-        errors = [error for run in runs if (error := run.exception(PATIENCE_S))]
+        try:
+            errors = [error for run in runs if (error := run.exception(PATIENCE_S))]
+        except TimeoutError:  # they wait for each other; so would the pool
+            for process in list(pool._processes.values()):
+                process.kill()
+            raise
         for error in sorted(errors, key=lambda error: PEER_LOST in str(error)):  # causes before consequences
             raise error
         return [run.result() for run in runs]

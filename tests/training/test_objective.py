@@ -93,7 +93,7 @@ def gradients(module: nn.Module) -> dict[str, Tensor]:
 def test_parts_add_up_to_the_losses_and_gradients_of_the_whole(
     sizes: tuple[int, ...], with_teacher: bool, with_boxes: tuple[int, ...]
 ) -> None:
-    """Seen: losses 3e-7, gradients 3e-6 of the largest."""
+    """Seen: losses 3e-7, gradients 4e-6 of the largest."""
     detector = new_detector(frozen=("norms",))
     objective = distilled(detector) if with_teacher else Objective(detector, Criterion())
     whole = batch(with_boxes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -59,6 +60,8 @@ def train(
     except KeyboardInterrupt:
         print(f"stopped; go on with: damoyolo train --output {config.output} --resume", file=sys.stderr)
         raise
+    if os.environ.get("RANK", "0") != "0":  # under torchrun the first process tells
+        return
     print(f"best AP {result.ap:.3f}: {result.best}")
     if result.ap <= 0:
         print("nothing was learnt yet: give it more --epochs, or begin from weights", file=sys.stderr)

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,34 +118,34 @@ class Trainer:
                 tick = time.monotonic()
 
     def _train_step(self, objective: nn.Module, batch: Batch) -> None:
-        """One step on a batch, in parts if that was asked for; `objective` averages over processes."""
-        losses: defaultdict[str, float] = defaultdict(float)
+        """One step on a batch; `objective` averages gradients over processes."""
         try:
-            least = batch.global_size // self.world.size  # images that every process has
-            parts = [self._to_device(part) for part in batch.split(min(self.accumulate, least))]
-            amount = self.objective.amount(parts) if len(parts) > 1 else None
-            self.optimizer.zero_grad(set_to_none=True)
-            for images, targets in parts:
-                share = len(images) * self.world.size / batch.global_size
-                with _averaging(objective, last=images is parts[-1][0]):
-                    found = objective(images, targets, self.step, share, amount)
-                    self.scaler.scale(found.total).backward()
-                for name, loss in found.parts.items():
-                    losses[name] += float(loss.detach())
-            means = self._mean(losses)
-            self._update_weights(means)
+            losses = self._backward(objective, batch)
+            self._update_weights(losses)
         except FloatingPointError as error:
             raise self._diverged(error, batch) from error
         self.step += 1
-        for name, value in (("total", sum(means.values())), *means.items()):
+        for name, value in (("total", sum(losses.values())), *losses.items()):
             self._sums[f"loss_{name}"] += value
         self._sums["steps"] += 1
         self._sums["images"] += batch.global_size
 
-    def _mean(self, losses: Mapping[str, float]) -> dict[str, float]:
-        """Over the processes: the losses of the whole batch, so that all judge and remember the same."""
-        total = self.world.sum(torch.tensor(list(losses.values()), dtype=torch.float64))
-        return dict(zip(losses, (total / self.world.size).tolist(), strict=True))
+    def _backward(self, objective: nn.Module, batch: Batch) -> dict[str, float]:
+        """Gradients of a batch, part by part, and its losses over all processes, the same in each of them."""
+        least = batch.global_size // self.world.size  # images that every process has
+        parts = [self._to_device(part) for part in batch.split(min(self.accumulate, least))]
+        amount = self.objective.amount(parts) if len(parts) > 1 else None
+        losses: dict[str, Tensor] = {}
+        self.optimizer.zero_grad(set_to_none=True)
+        for images, targets in parts:
+            share = len(images) * self.world.size / batch.global_size
+            with _averaging(objective, last=images is parts[-1][0]):
+                found = objective(images, targets, self.step, share, amount)
+                self.scaler.scale(found.total).backward()
+            for name, loss in found.parts.items():
+                losses[name] = losses.get(name, 0) + loss.detach().double()
+        means = self.world.sum(torch.stack(list(losses.values()))) / self.world.size
+        return dict(zip(losses, means.tolist(), strict=True))
 
     def _to_device(self, part: Batch) -> tuple[Tensor, Targets]:
         device = next(self.objective.parameters()).device
