@@ -67,8 +67,13 @@ def flags(settings: dict[str, Any], prefix: str = "--") -> list[str]:
     """Settings as the command line takes them."""
     found = []
     for key, value in settings.items():
-        name = prefix + key.replace("_", "-")
-        found += flags(value, f"{name}.") if isinstance(value, dict) else [name, str(value)]
+        name = key.replace("_", "-")
+        if isinstance(value, dict):
+            found += flags(value, f"{prefix}{name}.")
+        elif isinstance(value, bool):
+            found.append(f"{prefix}{'' if value else 'no-'}{name}")
+        else:
+            found += [prefix + name, str(value)]
     return found
 
 
