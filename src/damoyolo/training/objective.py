@@ -63,8 +63,9 @@ class Objective(nn.Module):
         Raises:
             FloatingPointError: if the network gives no numbers.
         """
-        _, predictions = self._predict(images)
-        return self._compare(predictions, targets, amount)
+        features, predictions = self._predict(images)
+        losses = self._compare(predictions, targets, amount)
+        return self._with_teacher(losses, images, features, step, share)
 
     @torch.no_grad()
     def amount(self, parts: Sequence[tuple[Tensor, Targets]]) -> Amount:
@@ -73,8 +74,17 @@ class Objective(nn.Module):
             matches = [self.criterion.match(self._predict(images)[1], targets) for images, targets in parts]
         return self.share_amount(torch.stack([match.amount for match in matches]).sum(dim=0))
 
+    def _with_teacher(
+        self, losses: Losses, images: Tensor, features: tuple[Tensor, ...], step: int, share: float
+    ) -> Losses:
+        """Here nobody teaches."""
+        return losses
+
+    def _autocast(self, images: Tensor) -> torch.autocast:
+        return torch.autocast(images.device.type, self.precision, enabled=self.precision != torch.float32)
+
     def _predict(self, images: Tensor) -> tuple[tuple[Tensor, ...], Predictions]:
-        with torch.autocast(images.device.type, self.precision, enabled=self.precision != torch.float32):
+        with self._autocast(images):
             features = self.detector.features(images)
             predictions: Predictions = self.detector.head(*features)
         total = float(predictions.class_logits.detach().sum() + predictions.side_logits.detach().sum())
@@ -113,18 +123,10 @@ class DistilledObjective(Objective):
         self.distillation = distillation
         self.weight = weight
 
-    def forward(
-        self,
-        images: Float[Tensor, "b 3 h w"],
-        targets: Targets,
-        step: int,
-        share: float = 1.0,
-        amount: Amount | None = None,
+    def _with_teacher(
+        self, losses: Losses, images: Tensor, features: tuple[Tensor, ...], step: int, share: float
     ) -> Losses:
-        """See `Objective.forward`."""
-        features, predictions = self._predict(images)
-        losses = self._compare(predictions, targets, amount)
-        with torch.autocast(images.device.type, self.precision, enabled=self.precision != torch.float32):
+        with self._autocast(images):
             difference = self.distillation(features, self.teacher(images))
         return replace(losses, distill=self.weight(step) * share * difference)
 
