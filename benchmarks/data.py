@@ -19,9 +19,9 @@ import cv2
 from rich.console import Console
 from rich.table import Table
 
+from damoyolo.assemble.loading import augmentation
 from damoyolo.config import AugmentConfig, TrainConfig
-from damoyolo.data.augment import Augment, mirror
-from damoyolo.data.box_augment import BoxAugment
+from damoyolo.data.augment import mirror
 from damoyolo.data.formats import read_coco
 from damoyolo.data.images import read_sized
 from damoyolo.data.loader import Batch, TrainingSet, TrainLoader
@@ -30,7 +30,7 @@ from damoyolo.data.source import Source
 from damoyolo.plan import Plan
 from plain_mosaic import plain_mosaic
 
-EVERYTHING = Augment(**AugmentConfig(box_augment=0.3).model_dump())
+EVERYTHING = augmentation(AugmentConfig(box_augment=0.3))
 CACHE_MB = TrainConfig.model_fields["cache_mb"].default
 BATCH = 16
 
@@ -64,9 +64,8 @@ def milliseconds(work, times):
 def parts(records, resize, times):
     """(what, milliseconds an image)."""
     source = Source(records, CACHE_MB)
-    mosaic = replace(EVERYTHING, mixup=0.0, flip=0.0, box_augment=0.0)
+    mosaic = replace(EVERYTHING, mixup=0.0, flip=0.0, boxes=None)
     sample = source.fitted(0, resize)
-    boxes = BoxAugment(EVERYTHING.box_augment)
     samples = [
         mosaic(number % len(source), source, resize, Random(number), 1.0, False) for number in range(BATCH)
     ]
@@ -82,7 +81,7 @@ def parts(records, resize, times):
         "the same, canvas then warp",
         lambda k: plain_mosaic(mosaic, k % len(source), source, resize, Random(k)),
     )
-    yield "SADA, at the end of a run", lambda k: boxes(samples[k % BATCH], 1.0, Random(k))
+    yield "SADA, at the end of a run", lambda k: EVERYTHING.boxes(samples[k % BATCH], 1.0, Random(k))
     yield "mirror, half of the time", lambda k: mirror(sample) if k % 2 else sample
     yield f"collate, batch of {BATCH} (per batch)", lambda k: Batch.collate(samples)
 
@@ -109,8 +108,8 @@ def main():
     rows = (
         ("everything, no cache", EVERYTHING, 0),
         (f"everything, cache of {CACHE_MB} MiB", EVERYTHING, CACHE_MB),
-        ("without SADA, no cache", replace(EVERYTHING, box_augment=0.0), 0),
-        (f"without SADA, cache of {CACHE_MB} MiB", replace(EVERYTHING, box_augment=0.0), CACHE_MB),
+        ("without SADA, no cache", replace(EVERYTHING, boxes=None), 0),
+        (f"without SADA, cache of {CACHE_MB} MiB", replace(EVERYTHING, boxes=None), CACHE_MB),
     )
     for name, augment, cache_mb in rows:
         speeds = []

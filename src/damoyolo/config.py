@@ -64,7 +64,9 @@ class AugmentConfig(Config):
     value: Probability = 0.0
     """Largest relative change of brightness."""
     box_augment: Probability = 0.0
-    """Chance that a box is changed by itself (SADA), reached at the end of the run; published with 0.3."""
+    """Chance at the end of the run that a box is changed by itself (SADA); published with 0.3. It grows with
+    the share of the run that is over; the original's ramp, by the images of each worker, is not reproduced.
+    """
     box_clip: bool = True
     """Cut copies of boxes at the image border; the original code lets their boxes stick out."""
     box_plain: bool = False

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from reference_files import checkpoint
 
 from damoyolo.assemble import build
 from damoyolo.assemble.models import first_detector, load_teacher
@@ -13,6 +12,7 @@ from damoyolo.config import TrainConfig
 from damoyolo.errors import UserError
 from damoyolo.nn.detector import fuse
 from damoyolo.zoo.weights import save_weights
+from reference_files import checkpoint
 from tiny_runs import SMALL_SPEC
 
 PETS = ("cat", "dog")
@@ -53,14 +53,15 @@ def test_a_teacher_may_be_of_ours_fused_or_not_or_of_the_reference(weights: Path
     for path in (weights, tmp_path / "fused.safetensors"):
         if not path.exists():
             save_weights(fuse(build(weights.with_name("tiny.yaml"), class_names=PETS)), path)
-        teacher = load_teacher(config(teacher=str(path)), student.card)
+        teacher, line = load_teacher(config(teacher=str(path)), student.card) or (None, "")
         assert teacher is not None
         assert teacher.card.spec.name == "tiny"
+        assert line == f"learns from tiny, {path}"
     reference = checkpoint(tmp_path / "t.pth", "T")
     coco, _ = first_detector(config(), build("T").card.class_names)
-    teacher = load_teacher(config(teacher=str(reference)), coco.card)
+    teacher, line = load_teacher(config(teacher=str(reference)), coco.card) or (None, "")
     assert teacher is not None
-    assert teacher.card.spec.name == "T"
+    assert line.endswith("t.pth; it was trained at 640 x 640 pixels and is shown 64 x 64")
 
 
 def test_a_teacher_of_other_classes_or_another_resize_is_refused(weights: Path) -> None:
@@ -72,5 +73,7 @@ def test_a_teacher_of_other_classes_or_another_resize_is_refused(weights: Path) 
     student, _ = first_detector(config(resize="letterbox"), PETS)
     with pytest.raises(UserError, match="was trained with resize 'stretch' and this run has 'letterbox'"):
         load_teacher(config(teacher=str(weights)), student.card)
-    with pytest.raises(UserError, match=r"nothing\.safetensors"):
+    with pytest.raises(
+        UserError, match=r"teacher: needs a file of trained weights, but nothing\.safetensors"
+    ):
         load_teacher(config(teacher="nothing.safetensors"), student.card)

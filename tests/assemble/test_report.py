@@ -59,7 +59,9 @@ def data(tmp_path: Path) -> Path:
     return write_data(tmp_path / "data")
 
 
-def finished(data: Path, folder: Path, records: list[dict[str, object]], sure: float | None = None) -> Path:
+def finished(
+    data: Path, folder: Path, records: list[dict[str, object]], sure: float | None = None, **changes: object
+) -> Path:
     """What a run leaves: settings, records, and weights of an untrained detector, sure of itself or not."""
     names = tuple(each["name"] for each in json.loads((data / "val.json").read_text())["categories"])
     torch.manual_seed(0)
@@ -69,7 +71,7 @@ def finished(data: Path, folder: Path, records: list[dict[str, object]], sure: f
             for layer in detector.head.classify:
                 layer.bias.fill_(sure)
     save_weights(detector, folder / "best.safetensors")
-    (folder / "config.yaml").write_text(to_yaml(tiny(data, folder)))
+    (folder / "config.yaml").write_text(to_yaml(tiny(data, folder, **changes)))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     return folder
 
@@ -132,6 +134,17 @@ def test_a_second_report_says_the_same_and_tells_how_far_it_is(written: Path) ->
     )
     assert path.read_bytes() == first
     assert seen == [(3, 4), (4, 4)]
+
+
+def test_the_training_images_are_those_of_the_run_s_first_phase(data: Path, tmp_path: Path) -> None:
+    def samples(name: str, **changes: object) -> bytes:
+        run = finished(data, tmp_path / name, [RECORD], **changes)
+        return (write_report(run, device="cpu").parent / "report" / "training.jpg").read_bytes()
+
+    alone = samples("alone", augment={"mosaic": 0.0, "flip": 0.0})
+    mosaic = {"augment": {"mosaic": 1.0, "flip": 0.0}}
+    assert samples("plain", epochs=2, no_augment_epochs=2, **mosaic) == alone
+    assert samples("limited", epochs=2, no_augment_epochs=2, max_minutes=1.0, **mosaic) != alone
 
 
 @pytest.mark.parametrize("sure", [-20.0, 9.0])

@@ -145,4 +145,4 @@ def test_a_loss_that_is_no_number_ends_the_run_with_code_1_step_and_images(
     assert " became " in error
     assert " at step 2 (images in " in error
     assert json.loads((tmp_path / "run" / "diverged.json").read_text())["images"][0].startswith("train_")
-    assert "start anew with a lower optim.lr" in error
+    assert "start anew in another folder with a lower optim.lr" in error

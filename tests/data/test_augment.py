@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from conftest import shared_data
 from damoyolo.data.augment import Augment, mirror, mixup, shift_colour
+from damoyolo.data.box_augment import BoxAugment
 from damoyolo.data.dataset import Record
 from damoyolo.data.formats import read_coco
 from damoyolo.data.images import read_image
@@ -35,9 +36,6 @@ FULL = Augment(
     hue=0.0,
     saturation=0.0,
     value=0.0,
-    box_augment=0.0,
-    box_clip=True,
-    box_plain=False,
 )
 PLAIN = replace(FULL, mosaic=0.0, mixup=0.0, flip=0.0, flip_vertical=0.0)
 COLOURS = ((230, 40, 40), (40, 230, 40), (40, 40, 230))
@@ -175,9 +173,9 @@ def test_samples_do_not_depend_on_the_cache(source: Source, cache_mb: int) -> No
 
 
 def test_boxes_are_changed_by_themselves_only_if_asked_for_and_not_in_plain_samples(source: Source) -> None:
-    still = replace(PLAIN, box_augment=0.0)
-    moving = replace(PLAIN, box_augment=1.0)
-    always = replace(moving, box_plain=True)
+    still = replace(PLAIN, boxes=None)
+    moving = replace(PLAIN, boxes=BoxAugment(1.0))
+    always = replace(PLAIN, boxes=BoxAugment(1.0, plain=True))
     resize = Resize("stretch", (96, 96))
     alone = source.fitted(3, resize).image
 
@@ -194,7 +192,7 @@ def test_boxes_are_changed_by_themselves_only_if_asked_for_and_not_in_plain_samp
 @given(seed=st.integers(0, 2**32), shape=st.tuples(st.integers(40, 160), st.integers(40, 160)), size=SIZES)
 def test_labels_belong_to_their_boxes_after_mixup(seed: int, shape: tuple[int, int], size: Any) -> None:
     black = Sample(np.zeros((*size, 3), np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, np.int64), "b")
-    mixed = mixup(black, coloured(*shape, seed=seed, boxes=3), Random(seed), (0.5, 1.5))
+    mixed = mixup(black, coloured(*shape, seed=seed, boxes=3), shape, Random(seed), (0.5, 1.5))
     sides = mixed.boxes[:, 2:] - mixed.boxes[:, :2]
     assert_labels_fit_pixels(mixed.select((sides > 3).all(axis=1)))
     assert ((mixed.boxes >= 0) & (mixed.boxes <= [size[1], size[0]] * 2)).all()
@@ -202,7 +200,7 @@ def test_labels_belong_to_their_boxes_after_mixup(seed: int, shape: tuple[int, i
 
 def test_mixup_keeps_the_boxes_of_both_and_half_of_each_image() -> None:
     base, other = coloured(96, 96, 0, boxes=2), coloured(96, 96, 1, boxes=1)
-    mixed = mixup(base, other, Random(0), (1.0, 1.0))
+    mixed = mixup(base, other, other.size, Random(0), (1.0, 1.0))
     np.testing.assert_array_equal(mixed.boxes[:2], base.boxes)
     np.testing.assert_array_equal(mixed.labels, [*base.labels, *other.labels])
     halves = {
@@ -216,7 +214,7 @@ def test_mixup_pads_a_smaller_image_with_black_and_never_writes_into_its_inputs(
     base, other = coloured(96, 96, 0, boxes=2), coloured(96, 96, 1, boxes=1)
     for sample in (base, other):
         sample.image.setflags(write=False)
-    mixed = mixup(base, other, Random(0), (0.5, 0.5))
+    mixed = mixup(base, other, other.size, Random(0), (0.5, 0.5))
     assert np.abs(mixed.image[60:, 60:].astype(int) - base.image[60:, 60:] / 2).max() <= 0.5
 
 
@@ -248,6 +246,26 @@ def test_mixup_ends_where_no_image_has_boxes(tmp_path: Path) -> None:
     empty = Record(1, path, 20, 20, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
     sample = made(replace(FULL, mixup=1.0), 0, Source([empty], 1), Resize("stretch", (96, 96)), 0)
     assert len(sample.labels) == 0
+
+
+@pytest.mark.parametrize("side", [64, 640])
+def test_mixup_keeps_the_shape_of_what_a_photograph_shows(side: int, tmp_path: Path) -> None:
+    image, box = np.zeros((200, 400, 3), dtype=np.uint8), np.array([[240, 60, 320, 140]], dtype=np.float32)
+    image[60:140, 240:320] = 255
+    path = tmp_path / "a.png"
+    cv2.imwrite(str(path), image)
+    source = Source([Record(1, path, 400, 200, box, np.zeros(1, np.int64))], 1)
+    augment = replace(FULL, flip=0.0, flip_vertical=0.0, mixup_scale=(1.0, 1.0))
+    without, mixed = (
+        made(replace(augment, mixup=chance), 0, source, Resize("stretch", (side, side)), 2)
+        for chance in (0.0, 1.0)
+    )
+    assert 0 < len(without.labels) == len(mixed.labels) - 1
+    layer = 2 * mixed.image.max(axis=2).astype(int) - without.image.max(axis=2)
+    y, x = np.nonzero(layer > 180)
+    seen = [x.min(), y.min(), x.max() + 1, y.max() + 1]
+    np.testing.assert_allclose(mixed.boxes[-1], seen, atol=1 + side / 400)
+    np.testing.assert_allclose(mixed.boxes[-1, 2:] - mixed.boxes[-1, :2], side / 5, rtol=0.01)
 
 
 def test_mixup_brings_in_the_boxes_of_another_image(source: Source) -> None:

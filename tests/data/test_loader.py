@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from damoyolo.data.augment import Augment
+from damoyolo.data.box_augment import BoxAugment
 from damoyolo.data.formats import read_coco
 from damoyolo.data.loader import Batch, Key, TrainingSet, TrainLoader
 from damoyolo.data.resize import Resize
@@ -37,9 +38,7 @@ AUGMENT = Augment(
     hue=0.1,
     saturation=0.1,
     value=0.1,
-    box_augment=0.5,
-    box_clip=True,
-    box_plain=False,
+    boxes=BoxAugment(0.5),
 )
 COUNT, BATCH, EPOCHS, STEPS_PER_EPOCH = 7, 3, 4, 3
 STEPS = EPOCHS * STEPS_PER_EPOCH

@@ -40,6 +40,51 @@ def test_curves_are_drawn_of_any_part_of_a_run(records: list[dict[str, float]]) 
     assert (picture != 255).any()
 
 
+def evaluated(
+    numbers: list[dict[str, float]], best_by: str = "ap"
+) -> tuple[dict[str, list[tuple[float, float]]], list[float], float]:
+    """The points of every curve by its name, all their heights, and the legend's bottom; 1 is the top."""
+    figure = plots._figure(3.4)
+    axes = figure.subplots(1, 3)[1]
+    plots._precision_over_epochs(axes, [{"epoch": n, **each} for n, each in enumerate(numbers, 1)], best_by)
+    figure.canvas.draw()
+    to_axes = axes.transAxes.inverted()
+    points = {str(line.get_label()): [(x, y) for x, y in line.get_xydata().tolist()] for line in axes.lines}
+    heights = [
+        to_axes.transform(axes.transData.transform(point))[1] for each in points.values() for point in each
+    ]
+    return points, heights, to_axes.transform(axes.get_legend().get_window_extent())[0, 1]
+
+
+@pytest.mark.parametrize("best_by", ["ap", "ap50", "ap/cat"])
+@pytest.mark.parametrize("highest", [0.0, 0.001, 0.09, 0.22, 0.5, 0.501, 1.0])
+def test_the_legend_lies_above_every_curve(highest: float, best_by: str) -> None:
+    numbers = [{"ap": each * highest, "ap50": highest, "ap/cat": highest} for each in (0.2, 0.9, 1.0)]
+    _, heights, legend = evaluated(numbers, best_by)
+    assert 0 < min(heights) <= max(heights) < legend - 0.02
+
+
+@pytest.mark.parametrize(
+    ("best_by", "star"),
+    [
+        ("ap", {"best AP, 0.300 in epoch 3": [(3.0, 0.3)]}),
+        ("ap50", {"best AP50, 0.600 in epoch 1": [(1.0, 0.6)]}),
+        ("ap_small", {"best AP small, 0.100 in epoch 2": [(2.0, 0.1)]}),
+        ("ap/cat", {"best AP of cat, 0.900 in epoch 2": [(2.0, 0.9)]}),
+    ],
+)
+def test_the_star_is_at_the_latest_of_the_best_by_the_run_s_own_number(
+    best_by: str, star: dict[str, list[tuple[float, float]]]
+) -> None:
+    numbers = [
+        {"ap": 0.2, "ap50": 0.6, "ap_small": 0.1, "ap/cat": -1.0},
+        {"ap": 0.3, "ap50": 0.5, "ap_small": 0.1, "ap/cat": 0.9},
+        {"ap": 0.3, "ap50": 0.4, "ap_small": 0.0, "ap/cat": 0.8},
+    ]
+    points, *_ = evaluated(numbers, best_by)
+    assert {name: each for name, each in points.items() if name.startswith("best")} == star
+
+
 @pytest.mark.parametrize("count", [0, 1, 5, 40])
 def test_every_number_of_classes_has_its_curves(count: int) -> None:
     names = [f"class {n}" for n in range(count)]

@@ -17,14 +17,14 @@ def updates(best: Best, *values: float) -> list[bool]:
 def test_of_equal_evaluations_the_latest_is_kept_but_is_no_improvement() -> None:
     best = Best(patience=2)
     assert updates(best, 0.1, 0.3, 0.2, 0.3) == [True, True, False, True]
-    assert (best.value, best.epoch) == (0.3, 2)
+    assert (best.value, best.improved_at) == (0.3, 2)
     assert best.gives_up(4)
 
 
 def test_a_nan_is_never_the_best() -> None:
     best = Best(by="ap/cat")
     assert updates(best, NAN, 0.0, NAN) == [False, True, False]
-    assert (best.value, best.epoch) == (0.0, 2)
+    assert (best.value, best.improved_at) == (0.0, 2)
 
 
 def test_patience_counts_epochs_since_the_last_improvement() -> None:
@@ -52,6 +52,6 @@ def test_the_value_is_the_largest_and_the_epoch_the_first_with_it(values: list[f
     numbers = [value for value in values if not math.isnan(value)]
     assert best.value == max(numbers, default=-math.inf)
     if numbers:
-        assert best.epoch == values.index(best.value) + 1
+        assert best.improved_at == values.index(best.value) + 1
         assert values[last[-1]] == best.value
         assert best.value not in values[last[-1] + 1 :]

@@ -93,6 +93,39 @@ def test_the_table_is_right_after_a_resume_too(metrics: MetricsFile) -> None:
     assert [(row["step"], row["loss"]) for row in rows(metrics)] == [("3", ""), ("6", "1.5")]
 
 
+def test_a_row_is_appended_without_reading_the_others_again(
+    metrics: MetricsFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[MetricsFile] = []
+    monkeypatch.setattr(
+        MetricsFile, "read", lambda self, original=MetricsFile.read: (read.append(self), original(self))[1]
+    )
+    metrics.append({"step": 12, "epoch": 4})
+    assert not read
+    metrics.append({"epoch": 5, "step": 15, "ap/größe": 0.5, "lr": 0.1})
+    assert len(read) == 1
+    metrics.append({"lr": 0.2, "epoch": 6})
+    assert [tuple(row.values()) for row in rows(metrics)[2:]] == [
+        ("3", "9", "0.30000000000000004", ""),
+        ("4", "12", "", ""),
+        ("5", "15", "0.5", "0.1"),
+        ("6", "", "", "0.2"),
+    ]
+
+
+def test_another_process_goes_on_with_the_table(metrics: MetricsFile) -> None:
+    other = MetricsFile(metrics.path.parent)
+    other.append({"epoch": 4, "step": 12, "lr": 0.1})
+    other.append({"epoch": 5, "step": 15, "lr": 0.2})
+    assert [row["lr"] for row in rows(metrics)] == ["", "", "", "0.1", "0.2"]
+
+
+def test_a_table_that_was_taken_away_comes_back_whole(metrics: MetricsFile) -> None:
+    metrics.path.with_name(TABLE_FILE).unlink()
+    metrics.append({"epoch": 4, "step": 12})
+    assert [row["epoch"] for row in rows(metrics)] == ["1", "2", "3", "4"]
+
+
 def status() -> Status:
     return Status({"total": 0.5, "distill": 0.25}, lr=1e-3, images_per_s=123.4)
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
+from damoyolo.assemble.loading import augmentation
 from damoyolo.config import AugmentConfig
-from damoyolo.data.augment import Augment
 from damoyolo.data.formats import read_coco
 from damoyolo.data.loader import TrainingSet, TrainLoader
 from damoyolo.data.resize import Resize
@@ -76,7 +76,7 @@ def make_trainer(
     card = ModelCard(spec=SMALL_SPEC, class_names=records.class_names, image_size=(64, 64))
     detector = build_detector(card).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     freeze(detector, frozen)
-    augment = Augment(**AugmentConfig().model_dump())
+    augment = augmentation(AugmentConfig())
     samples = TrainingSet(Source(records.records, 8), Resize("stretch", (64, 64)), augment, seed=0)
     settings: dict[str, Any] = {
         "ema": Ema(detector, decay=0.9, warmup_steps=5.0),

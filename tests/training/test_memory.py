@@ -11,7 +11,7 @@ from damoyolo.nn.detector import Detector, build_detector
 from damoyolo.spec import ModelCard
 from damoyolo.training import memory
 from damoyolo.training.freeze import freeze
-from damoyolo.training.memory import FEWEST_STEPS, MOST_IMAGES, largest_batch, sensible_batch
+from damoyolo.training.memory import FEWEST_STEPS, MOST_IMAGES, SMALL_BATCH, largest_batch, sensible_batch
 from tiny_runs import SMALL_SPEC
 
 CPU = torch.device("cpu")
@@ -69,10 +69,11 @@ def test_a_sensible_batch_is_a_power_of_two_that_fits_memory_and_data(fitting: i
     size = sensible_batch(fitting, images)
     assert size.bit_count() == 1
     assert size <= min(fitting, MOST_IMAGES)
-    assert size <= 2 or size * FEWEST_STEPS <= images
+    assert size <= SMALL_BATCH or size * FEWEST_STEPS <= images
     assert sensible_batch(fitting + 1, images) >= size
     assert sensible_batch(fitting, images + 1) >= size
-    assert 2 * size > min(fitting, MOST_IMAGES, max(2, images // FEWEST_STEPS))
+    assert sensible_batch(fitting, images, processes=4) >= size
+    assert 2 * size > min(fitting, MOST_IMAGES, max(SMALL_BATCH, images // FEWEST_STEPS))
 
 
 @pytest.mark.parametrize(

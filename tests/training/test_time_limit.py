@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from damoyolo.plan import Plan
-from damoyolo.training.time_limit import ONLY_SHORTER, SURE_AFTER_STEPS, TimeLimit
+from damoyolo.training.time_limit import ONLY_SHORTER, SURE_AFTER_STEPS, UNKNOWN_EVALUATION, TimeLimit
 
 
 class Clock:
@@ -27,8 +27,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def begin_at(clock: Clock, longest: int, **settings: float) -> TimeLimit:
-    return TimeLimit(longest, **settings, _start=clock.now)
+def begin_at(clock: Clock, longest: int, last_evaluation: float | None = 0.0, **settings: float) -> TimeLimit:
+    return TimeLimit(longest, **settings, last_evaluation=last_evaluation, _start=clock.now)
 
 
 def run(clock: Clock, limit: TimeLimit, seconds: Callable[[int], float], begin: int = 0) -> list[int]:
@@ -46,7 +46,7 @@ def run(clock: Clock, limit: TimeLimit, seconds: Callable[[int], float], begin: 
 
 def test_at_an_even_speed_the_run_ends_at_the_limit(clock: Clock) -> None:
     lengths = run(clock, begin_at(clock, 1000, seconds=50.0), lambda _: 0.5)
-    assert set(lengths[:9]) == {1000}
+    assert set(lengths[: SURE_AFTER_STEPS - 1]) == {1000}
     assert set(lengths[SURE_AFTER_STEPS - 1 :]) == {100}
 
 
@@ -84,6 +84,8 @@ def test_without_a_limit_the_plan_stays(clock: Clock) -> None:
 def test_the_evaluation_at_the_end_is_left_time_for(clock: Clock) -> None:
     limit = begin_at(clock, 1000, seconds=50.0, last_evaluation=10.0)
     assert len(run(clock, limit, lambda _: 0.5)) == 80
+    unknown = begin_at(clock, 1000, seconds=50.0, last_evaluation=None)
+    assert len(run(clock, unknown, lambda _: 0.5)) == 100 * (1 - UNKNOWN_EVALUATION)
 
 
 def test_a_resumed_run_has_the_time_that_is_left(clock: Clock) -> None:

@@ -55,26 +55,38 @@ def first_detector(config: TrainConfig, class_names: tuple[str, ...]) -> tuple[D
     kept = [name for name in class_names if name in trained.card.class_names]
     new = [name for name in class_names if name not in trained.card.class_names]
     origin = f"{spec.name} from {config.model}; classes kept: {_listing(kept)}; begun anew: {_listing(new)}"
+    if card.resize != trained.card.resize:
+        origin += f"; trained with resize '{trained.card.resize}', goes on with '{card.resize}'"
     return with_classes(trained, card), origin
 
 
-def load_teacher(config: TrainConfig, student: ModelCard) -> Detector | None:
-    """The teacher of a run, None where none is wanted; `UserError` if it knows other classes."""
+def load_teacher(config: TrainConfig, student: ModelCard) -> tuple[Detector, str] | None:
+    """The teacher of a run and a line about it for people; None where none is wanted.
+
+    `UserError` if it cannot be read, knows other classes, or saw images that were resized differently.
+    """
     if config.teacher is None:
         return None
-    teacher = load_any(config.teacher)
-    known = teacher.card.class_names
-    if set(known) != set(student.class_names):
+    try:
+        teacher = load_any(config.teacher)
+    except UserError as error:
+        raise UserError(f"teacher: needs a file of trained weights, but {error}") from error
+    card = teacher.card
+    if set(card.class_names) != set(student.class_names):
         raise UserError(
-            f"teacher: {config.teacher} knows the classes {_listing(known)} but the data has "
+            f"teacher: {config.teacher} knows the classes {_listing(card.class_names)} but the data has "
             f"{_listing(student.class_names)}; take a teacher that was trained on these classes"
         )
-    if teacher.card.resize != student.resize:
+    if card.resize != student.resize:
         raise UserError(
-            f"teacher: {config.teacher} was trained with resize '{teacher.card.resize}' and this run has "
+            f"teacher: {config.teacher} was trained with resize '{card.resize}' and this run has "
             f"'{student.resize}'; make them agree"
         )
-    return teacher
+    line = f"learns from {card.spec.name}, {config.teacher}"
+    if card.image_size != student.image_size:
+        sizes = [" x ".join(map(str, each)) for each in (card.image_size, student.image_size)]
+        line += f"; it was trained at {sizes[0]} pixels and is shown {sizes[1]}"
+    return teacher, line
 
 
 def is_weights(model: str) -> bool:

@@ -169,7 +169,13 @@ def _training(run: _Run) -> Section:
     return Section(
         "Training",
         "Losses are means over the steps of an epoch; AP is that of the averaged weights.",
-        (Picture("curves.png", plots.training_curves(run.records), "loss, AP and learning rate per epoch"),),
+        (
+            Picture(
+                "curves.png",
+                plots.training_curves(run.records, run.config.best_by),
+                "loss, AP and learning rate per epoch",
+            ),
+        ),
     )
 
 
@@ -228,10 +234,9 @@ def _labels(run: _Run) -> Section:
 
 def _samples(run: _Run) -> Section:
     """The first images of the run, as the network saw them."""
-    card = run.model.card
-    samples = training_set(run.config, run.training, card)
+    samples = training_set(run.config, run.training, run.model.card)
     loader = TrainLoader(samples, min(SHOWN_SAMPLES, len(samples)), workers=0)
-    batch = next(loader.stream(0, Plan(steps=loader.steps_per_epoch, steps_per_epoch=loader.steps_per_epoch)))
+    batch = next(loader.stream(0, _first_plan(run.config, loader.steps_per_epoch)))
     targets = batch.targets
     shown = [
         pictures.show_boxes(
@@ -247,8 +252,17 @@ def _samples(run: _Run) -> Section:
     ]
     return Section(
         "Training images",
-        "The first images of the run as the network saw them, augmented, with the boxes it was to learn.",
+        "The first images of the run as the network saw them, with the boxes it was to learn.",
         (Picture("training.jpg", pictures.as_jpeg(pictures.tile(shown, columns=4)), "training images"),),
+    )
+
+
+def _first_plan(config: TrainConfig, steps_per_epoch: int) -> Plan:
+    """What a run begins by; one with a time limit never begins with its plain epochs."""
+    return Plan(
+        steps=config.epochs * steps_per_epoch,
+        steps_per_epoch=steps_per_epoch,
+        plain=0 if config.max_minutes else config.no_augment_epochs * steps_per_epoch,
     )
 
 

@@ -29,6 +29,10 @@ FREE_TO_CHANGE = (
     "report",
 )
 """Settings that a resumed run may change, because they do not change what is computed, only where."""
+AUTOMATIC = ("precision", "batch_size", "image_size")
+"""Settings whose `auto` or absence becomes a value when the run begins."""
+DISTILLED_CLIP_NORM = 30.0
+"""Of the gradient with a teacher, as in the reference, where nobody says otherwise."""
 
 
 def resolve(recipe: str | None, settings: dict[str, Any]) -> TrainConfig:
@@ -41,9 +45,14 @@ def resolve(recipe: str | None, settings: dict[str, Any]) -> TrainConfig:
     if recipe is None:
         recipe = "finetune" if model and is_weights(str(model)) else "quick"
     merged = overlay(read_recipe(recipe, model), settings)
+    if merged.get("teacher") and "clip_norm" not in merged.get("optim", {}):
+        merged = overlay(merged, {"optim": {"clip_norm": DISTILLED_CLIP_NORM}})
+    if settings.get("distill") and not merged.get("teacher"):
+        raise UserError("distill: nobody teaches; give a file of weights with --teacher, or leave it out")
     if merged.get("data") is None:
         raise UserError("data: nothing to train on; give a folder or a YAML file that names its paths")
     config = parse(TrainConfig, merged, where="settings")
+    config = config.model_copy(update={"data": config.data.absolute()})  # means the same from anywhere
     return _fit_phases(config, settings) if recipe in RECIPES else config
 
 
@@ -56,8 +65,11 @@ def read_config(folder: Path, changes: dict[str, Any] | None = None) -> TrainCon
     return parse(TrainConfig, overlay(before, {**(changes or {}), "output": folder}), where="settings")
 
 
-def check_folder(config: TrainConfig, resume: bool) -> None:
-    """A new run must not overwrite one, and a resumed one must be told what it was told before."""
+def check_folder(config: TrainConfig, resume: bool) -> TrainConfig:
+    """A new run must not overwrite one, and a resumed one must be told what it was told before.
+
+    What was `auto` then has become a value; the configuration with those values is returned.
+    """
     if config.output.exists() and not config.output.is_dir():
         raise UserError(f"output: {config.output} is a file; name a folder")
     if not resume:
@@ -65,16 +77,20 @@ def check_folder(config: TrainConfig, resume: bool) -> None:
             raise UserError(
                 f"output: {config.output} holds a run already; take another folder, or --resume it"
             )
-        return
+        return config
     if not (config.output / CONFIG_FILE).exists():  # killed before it began
-        return
-    before, now = _leaves(read_config(config.output).model_dump()), _leaves(config.model_dump())
+        return config
+    begun = read_config(config.output)
+    chosen = {name: getattr(begun, name) for name in AUTOMATIC if getattr(config, name) in ("auto", None)}
+    config = config.model_copy(update=chosen)
+    before, now = _leaves(begun.model_dump()), _leaves(config.model_dump())
     for name, value in now.items():
         if value != before[name] and name not in FREE_TO_CHANGE:
             raise UserError(
                 f"{name}: is {str(value)!r} now but was {str(before[name])!r} when the run in "
                 f"{config.output} began; a resumed run keeps its settings"
             )
+    return config
 
 
 def to_yaml(config: TrainConfig) -> str:

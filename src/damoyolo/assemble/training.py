@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
@@ -63,13 +62,18 @@ LIMITED_PHASE = 0.25
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run left: weights of the best and the last evaluation, metrics per epoch, and the best's AP."""
+    """What a run left: weights of the best and the last evaluation, and metrics per epoch.
+
+    `ap` and `value`, the number `best_by`, are those of the best evaluation.
+    """
 
     folder: Path
     best: Path
     last: Path
     metrics: Path
     ap: float
+    best_by: str = "ap"
+    value: float = 0.0
 
 
 def train(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> TrainResult:
@@ -85,7 +89,7 @@ def train(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> 
         RunError: if the loss stops being a number, memory runs out, or another process of the run ends.
     """
     if config.devices > 1 and not is_launched():
-        check_folder(config, resume)
+        config = check_folder(config, resume)
         write_atomically(config.output / CONFIG_FILE, to_yaml(config).encode())
         launch(config.devices, ["train", "--output", str(config.output), "--resume"], quiet=quiet)
     else:
@@ -100,20 +104,24 @@ def train(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> 
 def _train(config: TrainConfig, world: World, resume: bool, quiet: bool) -> bool:
     """What each process of a run does; whether there was anything left to do."""
     if world.is_first:
-        check_folder(config, resume)
-    config = config.model_copy(update={"precision": choose_precision(config.precision, world.device)})
+        config = check_folder(config, resume)
+        config = config.model_copy(update={"precision": choose_precision(config.precision, world.device)})
+    config = TrainConfig.model_validate_json(world.broadcast(config.model_dump_json()))
     training = _read(config, "train")
     validation = _read(config, "val", training.class_names)
-    _check_metric(config.best_by, training.class_names)
+    _check_metric(config.best_by, validation)
     torch.manual_seed(config.seed)
     detector, origin = first_detector(config, training.class_names)
-    if not quiet:
-        lines = [(dataset.summary(), *dataset.report.skipped) for dataset in (training, validation)]
-        print(*lines[0], *lines[1], origin, sep="\n", file=sys.stderr)
+    teacher, lesson = load_teacher(config, detector.card) or (None, "")
+    training, validation = (check_images(each, config.skip_bad) for each in (training, validation))
     with _explained(config, world):
         _place(config, detector, world)
-        config = _settle_batch_size(config, detector, len(training), world)
-        trainer = _trainer(config, detector, training, validation, world, quiet)
+        config = _settle(config, detector, len(training), world)
+        if not quiet:
+            lines = [(dataset.summary(), *dataset.report.skipped) for dataset in (training, validation)]
+            batches = f"batches of {config.batch_size} images, {config.precision}"
+            print(*lines[0], *lines[1], origin, *filter(None, [lesson]), batches, sep="\n", file=sys.stderr)
+        trainer = _trainer(config, detector, teacher, training, validation, world, quiet)
         if world.is_first:
             remove_unfinished(config.output)
             write_atomically(config.output / CONFIG_FILE, to_yaml(config).encode())
@@ -122,6 +130,8 @@ def _train(config: TrainConfig, world: World, resume: bool, quiet: bool) -> bool
         names = config.log_to if world.is_first else ()
         settings = config.model_dump(mode="json")
         trainer.trackers = open_trackers(names, config.output, settings, step=trainer.step)
+        if not quiet and trainer.trackers.where:
+            print(*trainer.trackers.where, sep="\n", file=sys.stderr)
         begun_at = trainer.step
         try:
             trainer.run()
@@ -145,8 +155,9 @@ def _result(config: TrainConfig) -> TrainResult:
     """What the run in a folder has left so far."""
     folder = config.output
     evaluated = [record for record in MetricsFile(folder).read() if "ap" in record]
-    best = max(evaluated, key=lambda record: record[config.best_by])
-    return TrainResult(folder, folder / BEST_FILE, folder / LAST_FILE, folder / METRICS_FILE, best["ap"])
+    best = max(evaluated, key=lambda record: (record[config.best_by], record["epoch"]))
+    files = folder / BEST_FILE, folder / LAST_FILE, folder / METRICS_FILE
+    return TrainResult(folder, *files, best["ap"], config.best_by, best[config.best_by])
 
 
 @contextmanager
@@ -166,39 +177,58 @@ def _explained(config: TrainConfig, world: World) -> Iterator[None]:
         raise
 
 
-def _check_metric(name: str, class_names: tuple[str, ...]) -> None:
-    known = (*NUMBERS, *(f"ap/{each}" for each in class_names))
+def _check_metric(name: str, validation: Dataset) -> None:
+    """That the number which makes an evaluation the best can be measured."""
+    known = (*NUMBERS, *(f"ap/{each}" for each in validation.class_names))
     if name not in known:
         hint = nearest(name, known) or f"; known: {', '.join(NUMBERS)}, and ap/CLASS"
         raise UserError(f"best_by: '{name}' is no number of an evaluation{hint}")
+    if not name.startswith("ap/"):
+        return
+    label = validation.class_names.index(name.removeprefix("ap/"))
+    if not any(label in record.labels for record in validation.records):
+        raise UserError(f"best_by: '{name}' cannot be measured; {validation.annotations} has no such box")
 
 
 def _read(config: TrainConfig, split: str, class_names: tuple[str, ...] | None = None) -> Dataset:
     dataset = read_coco(config.data, split, class_names=class_names, skip_bad=config.skip_bad)
-    return check_images(dataset, config.skip_bad)
+    if split == "train" and not any(len(record.labels) for record in dataset.records):
+        raise UserError(
+            f"{dataset.annotations}: has no boxes, so there is nothing to learn; label the images"
+        )
+    return dataset
 
 
 def _place(config: TrainConfig, detector: Detector, world: World) -> None:
     """On its device, with what is frozen frozen."""
-    memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
-    detector.to(world.device, memory_format=memory_format)  # type: ignore[call-overload]
+    detector.to(world.device, memory_format=_memory_format(config))  # type: ignore[call-overload]
     freeze(detector, config.freeze)
+    if not any(parameter.requires_grad for parameter in detector.parameters()):
+        raise UserError(f"freeze: {' '.join(config.freeze)} leaves nothing to train; leave a part out")
     if config.sync_norm:
         synchronise_norms(detector, world)
 
 
-def _settle_batch_size(config: TrainConfig, detector: Detector, images: int, world: World) -> TrainConfig:
-    """The configuration with a number in the place of `auto`."""
+def _memory_format(config: TrainConfig) -> torch.memory_format:
+    return torch.channels_last if config.channels_last else torch.contiguous_format
+
+
+def _settle(config: TrainConfig, detector: Detector, images: int, world: World) -> TrainConfig:
+    """The configuration with numbers in the place of `auto` and of the model's own size."""
+    height, width = detector.card.image_size
+    config = config.model_copy(update={"image_size": height if height == width else f"{height}x{width}"})
     if config.batch_size != "auto":
         return config
     fitting = largest_batch(detector, getattr(torch, config.precision), world.device)
-    size = world.broadcast(sensible_batch(fitting * world.size * config.accumulate, images))
+    fitting = int(world.stack(torch.tensor(fitting)).min())  # of the process that has the least memory
+    size = sensible_batch(fitting * config.accumulate, images, world.size)
     return config.model_copy(update={"batch_size": size})
 
 
 def _trainer(
     config: TrainConfig,
     detector: Detector,
+    teacher: Detector | None,
     training: Dataset,
     validation: Dataset,
     world: World,
@@ -220,14 +250,15 @@ def _trainer(
     if config.compile:  # in place and after the copy, so that names of weights stay what they are
         detector.backbone.compile()
         detector.neck.compile()
-    objective = _objective(config, detector, plan, world)
+    objective = _objective(config, detector, teacher, plan, world)
+    images_per_step = min(config.batch_size, len(training))
     return Trainer(
         objective=objective,
         ema=ema,
         optimizer=build_optimizer(
             objective, optim.name, optim.weight_decay, optim.momentum, detector.backbone, optim.backbone_lr
         ),
-        schedule=Schedule(optim.lr * config.batch_size / 64, optim.min_lr_ratio, plan),
+        schedule=Schedule(optim.lr * images_per_step / 64, optim.min_lr_ratio, plan),
         plan=plan,
         loader=loader,
         evaluate=partial(_numbers_on, validation, world),
@@ -237,6 +268,7 @@ def _trainer(
         time_limit=TimeLimit(plan.steps, 60 * (config.max_minutes or math.inf)),
         best=Best(config.best_by, config.patience),
         accumulate=config.accumulate,
+        memory_format=_memory_format(config),
         clip_norm=optim.clip_norm or math.inf,
         scaler=GradScaler(world.device.type, enabled=config.precision == "float16"),
         world=world,
@@ -244,16 +276,17 @@ def _trainer(
     )
 
 
-def _objective(config: TrainConfig, detector: Detector, plan: Plan, world: World) -> Objective:
+def _objective(
+    config: TrainConfig, detector: Detector, teacher: Detector | None, plan: Plan, world: World
+) -> Objective:
     """The losses; with a teacher, its features among them."""
     precision = getattr(torch, config.precision)
     share_amount = partial(_share_amount, world)
-    model = load_teacher(config, detector.card)
-    if model is None:
+    if teacher is None:
         return Objective(detector, Criterion(), precision, share_amount)
     settings = config.distill
     distillation = Distillation(
-        detector.card.spec.neck.out, model.card.spec.neck.out, partial(_comparison, settings)
+        detector.card.spec.neck.out, teacher.card.spec.neck.out, partial(_comparison, settings, config.seed)
     ).to(world.device)
     if config.sync_norm:
         synchronise_norms(distillation, world)
@@ -261,7 +294,7 @@ def _objective(config: TrainConfig, detector: Detector, plan: Plan, world: World
     return DistilledObjective(
         detector,
         Criterion(),
-        Teacher(model, world.device, teacher_precision),
+        Teacher(teacher, world.device, teacher_precision),
         distillation,
         partial(_distillation_weight, settings, plan),
         precision,
@@ -269,11 +302,11 @@ def _objective(config: TrainConfig, detector: Detector, plan: Plan, world: World
     )
 
 
-def _comparison(settings: DistillConfig, channels: int) -> nn.Module:
+def _comparison(settings: DistillConfig, seed: int, channels: int) -> nn.Module:
     """How a level of so many channels is compared."""
     if settings.method == "cwd":
         return ChannelWise(settings.temperature)
-    return Mimic() if settings.method == "mimic" else MaskedGeneration(channels)
+    return Mimic() if settings.method == "mimic" else MaskedGeneration(channels, seed=seed)
 
 
 def _distillation_weight(settings: DistillConfig, plan: Plan, step: int) -> float:
@@ -292,16 +325,17 @@ def _numbers_on(dataset: Dataset, world: World, model: Detector) -> dict[str, fl
     ready = prepare(model, device=str(world.device))
     part = replace(dataset, records=dataset.records[world.rank :: world.size])
     found = coco.find(partial(detect, ready, score=model.card.spec.score_threshold), part)
-    parts = world.gather([found.image_ids, found.category_ids, found.boxes.tolist(), found.scores.tolist()])
+    numbers = torch.from_numpy(found.boxes), torch.from_numpy(found.scores)
+    parts = world.gather([found.image_ids, found.category_ids, *numbers])
     if parts is None:
         return world.broadcast(None)  # type: ignore[no-any-return]
     everything = coco.Found.concatenate(
         [
-            coco.Found(images, categories, np.array(boxes).reshape(-1, 4), np.array(scores))
+            coco.Found(images, categories, boxes.numpy(), scores.numpy())
             for images, categories, boxes, scores in parts
         ]
     )
     report = coco.compare(dataset, everything)
-    numbers = {name: round(getattr(report, name), 6) for name in NUMBERS}
-    numbers |= {f"ap/{each.name}": round(each.ap, 6) for each in report.per_class}
-    return world.broadcast(numbers)  # type: ignore[no-any-return]
+    record = {name: round(getattr(report, name), 6) for name in NUMBERS}
+    record |= {f"ap/{each.name}": round(each.ap, 6) for each in report.per_class}
+    return world.broadcast(record)  # type: ignore[no-any-return]

@@ -62,6 +62,7 @@ def train(
         raise
     if os.environ.get("RANK", "0") != "0":  # under torchrun the first process tells
         return
-    print(f"best AP {result.ap:.3f}: {result.best}")
-    if result.ap <= 0:
-        print("nothing was learnt yet: give it more --epochs, or begin from weights", file=sys.stderr)
+    chosen = "" if result.best_by == "ap" else f" by {result.best_by} {result.value:.3f}"
+    print(f"best AP {result.ap:.3f}{chosen}: {result.best}")
+    if result.ap <= 0 and not resume:
+        print("nothing was learnt yet; more --epochs may help, or weights to begin from", file=sys.stderr)

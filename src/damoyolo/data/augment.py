@@ -30,10 +30,11 @@ MIXUP_TRIES = 20
 
 @dataclass(frozen=True)
 class Augment:
-    """How training samples are made; the fields are those of `config.AugmentConfig`.
+    """How training samples are made; `config.AugmentConfig` says what the numbers mean.
 
     `mosaic_size` is the side in pixels of the square in which a mosaic is laid out and its boxes are judged,
-    None the network's own size. Pixels go to the network's size at once.
+    None the network's own size. Pixels go to the network's size at once. `boxes` changes single boxes at
+    last, if at all.
     """
 
     mosaic: float
@@ -49,9 +50,7 @@ class Augment:
     hue: float
     saturation: float
     value: float
-    box_augment: float
-    box_clip: bool
-    box_plain: bool
+    boxes: BoxAugment | None = None
 
     def __call__(
         self, index: int, source: Source, resize: Resize, rng: Random, progress: float, plain: bool
@@ -59,19 +58,18 @@ class Augment:
         """Image `index` at network size, in a mosaic or alone, with everything that is done to it.
 
         `progress` is the share of the run that is over; a `plain` sample is the image alone, mirrored and
-        with changed colours at most.
+        with changed colours at most, and with changed boxes where `boxes.plain` says so.
         """
         if not plain and rng.random() < self.mosaic:
             tile = Resize(resize.rule, (self.mosaic_size,) * 2 if self.mosaic_size else resize.size)
             sample = self._mosaic(index, source, tile, resize, rng)
             if len(sample.labels) and rng.random() < self.mixup:
-                other = _random_labelled(source, tile, rng)
-                sample = sample if other is None else mixup(sample, other, rng, self.mixup_scale)
+                sample = self._mixup(sample, source, tile, rng)
         else:
             sample = source.fitted(index, resize)
         sample = self._mirror_and_colour(sample, rng).resized(resize)
-        if self.box_augment and (self.box_plain or not plain):
-            sample = BoxAugment(self.box_augment, self.box_clip)(sample, progress, rng)
+        if self.boxes and (self.boxes.plain or not plain):
+            sample = self.boxes(sample, progress, rng)
         return sample
 
     def _mosaic(self, index: int, source: Source, tile: Resize, resize: Resize, rng: Random) -> Sample:
@@ -112,6 +110,17 @@ class Augment:
         )
         return sample.select(still_visible(before, after, zoom))
 
+    def _mixup(self, sample: Sample, source: Source, tile: Resize, rng: Random) -> Sample:
+        """Blended with a random image that has boxes, from the pixels of its tile; alone if none is found."""
+        for _ in range(MIXUP_TRIES):
+            index = rng.randrange(len(source))
+            record = source.records[index]
+            if len(record.labels):
+                pixels = source.pixels(index, tile.fitted(record.size))
+                other = Sample(pixels, record.boxes, record.labels, record.path.name)
+                return mixup(sample, other, record.size, rng, self.mixup_scale)
+        return sample
+
     def _mirror_and_colour(self, sample: Sample, rng: Random) -> Sample:
         if rng.random() < self.flip:
             sample = mirror(sample)
@@ -125,20 +134,22 @@ class Augment:
         return sample
 
 
-def mixup(base: Sample, other: Sample, rng: Random, scale: tuple[float, float]) -> Sample:
+def mixup(base: Sample, other: Sample, original: Size, rng: Random, scale: tuple[float, float]) -> Sample:
     """A sample half transparent over a part of another one; the boxes of both (arXiv 1710.09412).
 
-    `other` is letterboxed to the size of `base`, zoomed by a factor in `scale`, mirrored half of the time,
-    and cropped at random or padded with black to that size again. Its boxes may become empty.
+    `other` has its boxes in pixels of a photograph of size `original`, and that photograph's pixels, which
+    may be fewer or stretched. It is letterboxed to the size of `base`, zoomed by a factor in `scale`,
+    mirrored half of the time, and cropped at random or padded with black to that size again. Its boxes may
+    become empty.
     """
     height, width = base.size
     zoom = rng.uniform(*scale)
     zoomed = max(1, int(height * zoom)), max(1, int(width * zoom))
     letterbox = Resize("letterbox", base.size)
-    fitted = letterbox.fitted(other.size)
+    fitted = letterbox.fitted(original)
     zoom_in = scaling(base.size, zoomed)
     matrix, frame = zoom_in @ scaling(other.size, fitted), zoom_in
-    boxes = Resize("stretch", zoomed).boxes(letterbox.boxes(other.boxes, other.size), base.size)
+    boxes = Resize("stretch", zoomed).boxes(letterbox.boxes(other.boxes, original), base.size)
     if rng.random() > 0.5:
         turn = np.array([[-1.0, 0, zoomed[1] - 1], [0, 1, 0], [0, 0, 1]])
         matrix, frame = turn @ matrix, turn @ frame
@@ -186,18 +197,6 @@ def shift_colour(
         axis=-1,
     ).astype(np.uint8)
     return cv2.cvtColor(cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), tables[None]), cv2.COLOR_HSV2RGB)
-
-
-def _random_labelled(source: Source, tile: Resize, rng: Random) -> Sample | None:
-    """A random image that has boxes, with the pixels of a tile; None if many draws find none."""
-    for _ in range(MIXUP_TRIES):
-        index = rng.randrange(len(source))
-        record = source.records[index]
-        if len(record.labels):
-            pixels = source.pixels(index, tile.fitted(record.size))
-            boxes = Resize("stretch", _size(pixels)).boxes(record.boxes, record.size)
-            return Sample(pixels, boxes, record.labels, record.path.name)
-    return None
 
 
 def _size(image: np.ndarray) -> Size:

@@ -110,12 +110,14 @@ class BoxAugment:
         chance: of a box to be selected, before the shares of the bands.
         clip: copies are cut at the image border and boxed where they are seen, empty ones left out. Without,
             the original's behaviour: the boxes stick out, and what is cut off is always right and bottom.
+        plain: whether plain samples, those of a run's last phase, are changed too.
         policies: what to choose from.
         bands: what depends on the area.
     """
 
     chance: float
     clip: bool = True
+    plain: bool = False
     policies: tuple[Policy, ...] = POLICIES
     bands: Bands = BANDS
 

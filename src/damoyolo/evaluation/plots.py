@@ -35,6 +35,8 @@ MOST_NAMED = 12
 MOST_COUNTED = 25
 """Rows up to which the cells of a confusion matrix have their numbers written in them."""
 LONGEST_NAME = 20
+LEGEND_ROOM = 1.5
+"""Height of the plot of AP over what its curves may use, so that its legend lies above them."""
 
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -51,7 +53,7 @@ _STYLE: dict[Any, Any] = {
     "text.parse_math": False,
 }
 _LOSSES = ("#222222", "#1f77b4", "#2ca02c", "#ff7f0e", "#9467bd", "#8c564b")
-_BLUE, _GREY = "#1f77b4", "#8a8a8a"
+_BLUE, _GREEN, _GREY, _RED = "#1f77b4", "#2ca02c", "#8a8a8a", "#d62728"
 
 
 def _styled(plot: Callable[Figured, bytes]) -> Callable[Figured, bytes]:
@@ -68,8 +70,11 @@ def _styled(plot: Callable[Figured, bytes]) -> Callable[Figured, bytes]:
 
 
 @_styled
-def training_curves(records: Sequence[Mapping[str, Any]]) -> bytes:
-    """Losses, AP and learning rate over epochs, from the records of a metrics file."""
+def training_curves(records: Sequence[Mapping[str, Any]], best_by: str = "ap") -> bytes:
+    """Losses, AP and learning rate over epochs, from the records of a metrics file.
+
+    A star is at the best evaluation by the number of that name; of equal ones at the latest.
+    """
     figure = _figure(3.4)
     losses, precision, rate = figure.subplots(1, 3, width_ratios=(1.2, 1.2, 0.8))
     epochs = [record["epoch"] for record in records]
@@ -83,33 +88,36 @@ def training_curves(records: Sequence[Mapping[str, Any]]) -> bytes:
     rate.plot(epochs, [record.get("lr", math.nan) for record in records], color=_GREY, **_marked(len(epochs)))
     rate.set(title="learning rate", xlabel="epoch", ylim=(0, None))
     rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
-    _precision_over_epochs(precision, [record for record in records if record.get("ap", -1) >= 0])
+    _precision_over_epochs(precision, [record for record in records if "ap" in record], best_by)
     for axes in (losses, precision, rate):
         axes.set_xlim(min(epochs, default=1) - 0.5, max(epochs, default=1) + 0.5)
         _whole_numbers(axes.xaxis)
     return _png(figure)
 
 
-def _precision_over_epochs(axes: Axes, records: Sequence[Mapping[str, Any]]) -> None:
+def _precision_over_epochs(axes: Axes, records: Sequence[Mapping[str, Any]], best_by: str) -> None:
+    """AP50, AP and what the best is chosen by; what has no box to measure it on is left out."""
     axes.set(title="average precision on the validation images", xlabel="epoch", ylim=(0, 1))
-    if not records:
+    colours = {"ap50": _GREY, "ap": _BLUE} | ({} if best_by in ("ap50", "ap") else {best_by: _GREEN})
+    highest = 0.0
+    for size, (name, colour) in zip((6.5, 4.0, 2.5), colours.items(), strict=False):
+        points = [(record["epoch"], record[name]) for record in records if record.get(name, -1) >= 0]
+        if not points:
+            continue
+        epochs, values = zip(*points, strict=True)
+        highest = max(highest, *values)
+        label = f"{_title(name)}, {values[-1]:.3f} at last"
+        axes.plot(epochs, values, "o-", color=colour, ms=size, lw=size / 2.5, label=label)
+        if name == best_by:
+            value, epoch = max(zip(values, epochs, strict=True))
+            label = f"best {_title(name)}, {value:.3f} in epoch {epoch}"
+            axes.plot(epoch, value, "*", color=_RED, mec="white", ms=12, zorder=3, label=label)
+    if not axes.lines:
         _say(axes, "never evaluated, or no box to evaluate on")
         return
-    epochs = [record["epoch"] for record in records]
-    for name, label, colour in (("ap50", "AP50", _GREY), ("ap", "AP", _BLUE)):
-        axes.plot(epochs, [record.get(name, math.nan) for record in records], "o-", color=colour, ms=3.5)
-        axes.annotate(
-            f"{label} {records[-1].get(name, math.nan):.3f}",
-            (epochs[-1], records[-1].get(name, math.nan)),
-            xytext=(0, 6),
-            textcoords="offset points",
-            color=colour,
-            ha="right",
-            weight="bold",
-        )
-    best = max(records, key=lambda record: (record["ap"], record["epoch"]))
-    axes.plot(best["epoch"], best["ap"], "*", color="#d62728", ms=11, label=f"best AP {best['ap']:.3f}")
-    axes.legend(loc="lower right")
+    ticks = _ticks_up_to(highest)
+    axes.set(ylim=(-0.03 * ticks[-1], ticks[-1] * LEGEND_ROOM), yticks=ticks)
+    axes.legend(loc="upper left", fontsize=8)
 
 
 @_styled
@@ -132,9 +140,9 @@ def precision_recall(curves: Sequence[Curve], class_names: Sequence[str], workin
         axes.plot(recall, mean, color="#222222", lw=2.6, zorder=3)
         key.plot([], [], color="#222222", lw=2.6, label=f"{mean.mean():.3f}  mean of {len(curves)} classes")
     if curves:
-        axes.plot(working.recall, working.precision, "D", color="#d62728", ms=6, zorder=4)
+        axes.plot(working.recall, working.precision, "D", color=_RED, ms=6, zorder=4)
         found = f"best F1 {working.f1:.3f}, at score {working.score:.2f}"
-        key.plot([], [], "D", color="#d62728", ms=6, label=found)
+        key.plot([], [], "D", color=_RED, ms=6, label=found)
     else:
         _say(axes, "no class has a box to find")
     axes.set(title="precision against recall at IoU .5", xlabel="recall", ylabel="precision")
@@ -237,8 +245,8 @@ def _sizes(axes: Axes, records: Sequence[Record], input_size: Size) -> None:
     axes.set_xticks(ticks, map(str, ticks))
     axes.minorticks_off()
     for stride in (8, 16, 32):
-        axes.axvline(stride, color="#d62728", lw=0.8, ls=":")
-    axes.plot([], [], color="#d62728", lw=0.8, ls=":", label="strides 8 16 32")
+        axes.axvline(stride, color=_RED, lw=0.8, ls=":")
+    axes.plot([], [], color=_RED, lw=0.8, ls=":", label="strides 8 16 32")
     _legend(axes)
 
 
@@ -308,6 +316,21 @@ def _png(figure: Figure) -> bytes:
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(content, format="png")
     return content.getvalue()
+
+
+def _ticks_up_to(value: float) -> list[float]:
+    """Round numbers from 0 to the first that is at least `value`, within 0..1."""
+    from matplotlib.ticker import MaxNLocator
+
+    ticks = MaxNLocator(nbins=5, steps=[1, 2, 5, 10]).tick_values(0, value or 1.0)
+    return [float(tick) for tick in ticks]
+
+
+def _title(number: str) -> str:
+    """How a number of an evaluation, such as `ap50` or `ap/cat`, is written in a figure."""
+    kind, _, name = number.partition("/")
+    kind = kind.upper() if kind.isalnum() else f"{kind[:2].upper()} {kind[3:]}"
+    return f"{kind} of {_short(name)}" if name else kind
 
 
 def _whole_numbers(axis: Axis) -> None:

@@ -55,11 +55,13 @@ class MaskedGeneration(nn.Module):
         channels: of both maps.
         erased: share of positions that are erased, drawn anew in each step.
         scale: factor on the summed squared difference; it is as large as the map.
+        seed: of what is erased. How often that was drawn is part of the state, so that a resumed run goes on.
     """
 
-    def __init__(self, channels: int, erased: float = 0.65, scale: float = 2e-5) -> None:
+    def __init__(self, channels: int, erased: float = 0.65, scale: float = 2e-5, seed: int = 0) -> None:
         super().__init__()
-        self.erased, self.scale = erased, scale
+        self.erased, self.scale, self.seed = erased, scale, seed
+        self.draws = 0
         self.generate = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1),
             nn.ReLU(),
@@ -70,9 +72,19 @@ class MaskedGeneration(nn.Module):
         self, student: Float[Tensor, "b c h w"], teacher: Float[Tensor, "b c h w"]
     ) -> Float[Tensor, ""]:
         """Sum over channels and positions, mean over images, scaled."""
-        kept = torch.rand_like(student[:, :1]) >= self.erased
-        difference = F.mse_loss(self.generate(student * kept), teacher, reduction="sum")
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.draws)
+        self.draws += 1
+        kept = torch.rand(student[:, :1].shape, generator=generator) >= self.erased
+        difference = F.mse_loss(self.generate(student * kept.to(student.device)), teacher, reduction="sum")
         return self.scale * difference / len(student)
+
+    def get_extra_state(self) -> int:
+        """How often a mask was drawn."""
+        return self.draws
+
+    def set_extra_state(self, state: int) -> None:
+        """Go on after so many masks."""
+        self.draws = state
 
 
 class Level(nn.Module):

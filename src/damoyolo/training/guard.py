@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 EXPLODED = 1000.0
-"""A loss that is so many times the usual one has exploded."""
+"""A loss that is so many times the usual one, or 1 where that is less, has exploded."""
 MEMORY = 0.98
 """Share of the usual loss that a step keeps."""
 
@@ -24,6 +24,6 @@ class Guard:
             if not math.isfinite(value):
                 raise FloatingPointError(f"the {name} became {value}")
         total = sum(losses.values())
-        if self.usual is not None and total > EXPLODED * self.usual:
+        if self.usual is not None and total > EXPLODED * max(self.usual, 1.0):
             raise FloatingPointError(f"the loss exploded from {self.usual:.3g} to {total:.3g}")
         self.usual = total if self.usual is None else MEMORY * self.usual + (1 - MEMORY) * total

@@ -42,11 +42,14 @@ TOLD_EVERY_S = 60.0
 class MetricsFile:
     """Appends a record per epoch; after a crash, what came after the last checkpoint is taken back.
 
-    Beside it, `metrics.csv` holds the same as a table with a column for every name that any record has.
+    Beside it, `metrics.csv` holds the same as a table with a column for every name that any record has. It is
+    written anew where a name is new.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / METRICS_FILE
+        self._table = folder / TABLE_FILE
+        self._columns: list[str] = []
 
     def append(self, record: dict[str, Any]) -> None:
         """Write one line and see it on the disk."""
@@ -54,7 +57,11 @@ class MetricsFile:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        self._write_table()
+        if record.keys() <= set(self._columns) and self._table.exists():
+            with self._table.open("a", encoding="utf-8", newline="") as table:
+                csv.DictWriter(table, self._columns).writerow(record)
+        else:
+            self._write_table()
 
     def read(self) -> list[dict[str, Any]]:
         """All whole records."""
@@ -74,11 +81,12 @@ class MetricsFile:
 
     def _write_table(self) -> None:
         records = self.read()
+        self._columns = list(dict.fromkeys(name for record in records for name in record))
         text = io.StringIO()
-        table = csv.DictWriter(text, list(dict.fromkeys(name for record in records for name in record)))
+        table = csv.DictWriter(text, self._columns)
         table.writeheader()
         table.writerows(records)
-        write_atomically(self.path.with_name(TABLE_FILE), text.getvalue().encode())
+        write_atomically(self._table, text.getvalue().encode())
 
 
 @dataclass(frozen=True)
@@ -198,7 +206,8 @@ def epoch_line(record: Mapping[str, Any], epochs: int, best: bool = False) -> st
     )
     if "ap" not in record:
         return line
-    return f"{line}  AP {record['ap']:.3f}  AP50 {record['ap50']:.3f}{'  best so far' if best else ''}"
+    ap, ap50 = (f"{value:.3f}" if value >= 0 else "-" for value in (record["ap"], record["ap50"]))
+    return f"{line}  AP {ap}  AP50 {ap50}{'  best so far' if best else ''}"
 
 
 def memory_used(device: torch.device) -> int:

@@ -37,10 +37,8 @@ from damoyolo.training.trackers import Trackers
 from damoyolo.zoo.weights import save_weights
 
 BEST_FILE, LAST_FILE, DIVERGED_FILE = "best.safetensors", "last.safetensors", "diverged.json"
-STATE_FORMAT = 2
+STATE_FORMAT = 3
 """Number of the layout of `state()`."""
-REPLANNED_EVERY = 10
-"""Steps between two looks at the clock."""
 
 Evaluate = Callable[[Detector], dict[str, float]]
 """Numbers of a detector on the validation images, `ap` among them; the same in every process."""
@@ -60,6 +58,7 @@ class Trainer:
         time_limit: when to end.
         best: which evaluation counts as the best, and when to give up.
         accumulate: parts that a batch is computed in, one after another.
+        memory_format: of the images, which the feature maps take over.
         clip_norm: largest L2 norm of the detector's gradient.
         scaler: keeps the gradients of a float16 run in range; does nothing if not enabled.
         world: the processes that train together; the first one writes and talks.
@@ -81,6 +80,7 @@ class Trainer:
     best: Best = field(default_factory=Best)
     guard: Guard = field(default_factory=Guard)
     accumulate: int = 1
+    memory_format: torch.memory_format = torch.channels_last
     clip_norm: float = math.inf
     scaler: GradScaler = field(default_factory=lambda: GradScaler(enabled=False))
     world: World = field(default_factory=World)
@@ -108,7 +108,9 @@ class Trainer:
                 ended = self.step == epoch * self.loader.steps_per_epoch or self.step >= self.plan.steps
                 if ended:
                     record = self._finish_epoch(epoch)
-                    bar.line(epoch_line(record, self.plan.epochs, self.best.epoch == epoch))
+                    bar.line(epoch_line(record, self.plan.epochs, self.best.kept_at == epoch))
+                    if self.best.gives_up(epoch):
+                        bar.line(f"ends: no better {self.best.by} than that of epoch {self.best.kept_at}")
                     if self.world.is_first:
                         metrics.append(record)
                         self.trackers.log(record, self.step)
@@ -133,28 +135,31 @@ class Trainer:
     def _backward(self, objective: nn.Module, batch: Batch) -> dict[str, float]:
         """Gradients of a batch, part by part, and its losses over all processes, the same in each of them."""
         least = batch.global_size // self.world.size  # images that every process has
-        parts = [self._to_device(part) for part in batch.split(min(self.accumulate, least))]
-        amount = self.objective.amount(parts) if len(parts) > 1 else None
+        parts = batch.split(min(self.accumulate, least))
+        amount = self.objective.amount(map(self._to_device, parts)) if len(parts) > 1 else None
         losses: dict[str, Tensor] = {}
         self.optimizer.zero_grad(set_to_none=True)
-        for images, targets in parts:
+        for part in parts:
+            images, targets = self._to_device(part)
             share = len(images) * self.world.size / batch.global_size
-            with _averaging(objective, last=images is parts[-1][0]):
+            with _averaging(objective, last=part is parts[-1]):
                 found = objective(images, targets, self.step, share, amount)
                 self.scaler.scale(found.total).backward()
             for name, loss in found.parts.items():
-                losses[name] = losses.get(name, 0) + loss.detach().double()
+                losses[name] = losses.get(name, 0) + loss.detach().float()
         means = self.world.sum(torch.stack(list(losses.values()))) / self.world.size
         return dict(zip(losses, means.tolist(), strict=True))
 
     def _to_device(self, part: Batch) -> tuple[Tensor, Targets]:
         device = next(self.objective.parameters()).device
-        return part.images.to(device, non_blocking=True).float(), part.targets.to(device)
+        images = part.images.to(device).to(torch.float32, memory_format=self.memory_format)
+        return images, part.targets.to(device)
 
     def _update_weights(self, losses: dict[str, float]) -> None:
         """One step of the optimizer and of the average; `FloatingPointError` if there is nothing to go by."""
         self.scaler.unscale_(self.optimizer)
-        norm = float(nn.utils.clip_grad_norm_(self.objective.detector.parameters(), self.clip_norm))
+        clipped = nn.utils.clip_grad_norm_(self.objective.detector.parameters(), self.clip_norm)
+        norm = float(torch.hypot(clipped, nn.utils.get_total_norm(self._other_gradients())))
         if self.scaler.is_enabled() and self.scaler.get_scale() > 1 and not math.isfinite(norm):
             norm = 0.0  # too large for float16: the scaler leaves this step out and takes a smaller scale
         self.guard.check(losses, norm)
@@ -163,8 +168,14 @@ class Trainer:
         self.scaler.update()
         self.ema.update(self.step)
 
+    def _other_gradients(self) -> list[Tensor]:
+        """Of what is trained along with the detector."""
+        named = self.objective.named_parameters()
+        gradients = [each.grad for name, each in named if not name.startswith("detector.")]
+        return [gradient for gradient in gradients if gradient is not None]
+
     def _look_at_clock(self) -> None:
-        if self.step % REPLANNED_EVERY == 0:
+        if self.time_limit.is_set:
             self.plan.steps = self.world.broadcast(self.time_limit.steps(self.plan, self.step))
 
     def _finish_epoch(self, epoch: int) -> dict[str, Any]:
@@ -172,7 +183,7 @@ class Trainer:
         record: dict[str, Any] = {"epoch": epoch, "step": self.step, "lr": self.schedule(self.step - 1)}
         record |= self._means()
         self._sums.clear()
-        if epoch % self.evaluate_every == 0 or self.step >= self.plan.steps:
+        if self._is_evaluated(epoch):
             start = time.monotonic()
             self.world.share_buffers(self.ema.model)
             numbers = self.evaluate(self.ema.model)
@@ -185,6 +196,11 @@ class Trainer:
                 self.plan.steps = self.step
             self.time_limit.last_evaluation = time.monotonic() - start
         return record
+
+    def _is_evaluated(self, epoch: int) -> bool:
+        """Now and then, at the end, and once early where the time that it takes has to be known."""
+        unknown = self.time_limit.is_set and self.time_limit.last_evaluation is None
+        return epoch % self.evaluate_every == 0 or self.step >= self.plan.steps or unknown
 
     def _means(self) -> dict[str, float]:
         """Losses per step and speed since the last epoch."""
@@ -206,7 +222,7 @@ class Trainer:
         shown = path if self.world.size == 1 else self.folder / "diverged*.json"
         return RunError(
             f"{error} at step {self.step} (images in {shown}); what {self.folder} holds is from before; "
-            "start anew with a lower optim.lr or optim.clip_norm, or look at those images"
+            "start anew in another folder with a lower optim.lr or optim.clip_norm, or look at those images"
         )
 
     def _describe_position(self) -> str:
@@ -231,7 +247,7 @@ class Trainer:
             "step": self.step,
             "steps": self.plan.steps,
             "elapsed": self.time_limit.elapsed,
-            "best": [self.best.value, self.best.epoch],
+            "best": [self.best.value, self.best.improved_at, self.best.kept_at],
             "usual_loss": self.guard.usual,
             "sums": json.dumps(self._sums),
             "objective": self.objective.state_dict(),
@@ -265,7 +281,7 @@ class Trainer:
                 )
         self.step, self.plan.steps = state["step"], state["steps"]
         self.time_limit.spent = state["elapsed"]
-        self.best.value, self.best.epoch = state["best"]
+        self.best.value, self.best.improved_at, self.best.kept_at = state["best"]
         self.guard.usual = state["usual_loss"]
         self._sums.update(json.loads(state["sums"]))
         self.objective.load_state_dict(state["objective"])

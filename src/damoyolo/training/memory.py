@@ -19,8 +19,8 @@ BACKWARD = 1.5
 COPIES = 5
 """Gradients, two moments, the average and the checkpoint, as copies of the weights."""
 MOST_IMAGES = 64
-FEWEST_STEPS = 16
-"""An epoch should have so many steps, or a small data set is learnt too slowly."""
+SMALL_BATCH, FEWEST_STEPS = 8, 16
+"""Above such a batch, an epoch should have so many steps, or a small data set is learnt too slowly."""
 
 
 def largest_batch(detector: Detector, precision: torch.dtype, device: torch.device) -> int:
@@ -47,16 +47,20 @@ def largest_batch(detector: Detector, precision: torch.dtype, device: torch.devi
     return max(1, int((USED_SHARE * _free_bytes(device) - copies) / per_image))
 
 
-def sensible_batch(fitting: int, images: int) -> int:
-    """The batch size for a data set of so many images: a power of two, within what fits."""
-    most = min(fitting, MOST_IMAGES, max(2, images // FEWEST_STEPS))
+def sensible_batch(fitting: int, images: int, processes: int = 1) -> int:
+    """The batch size, of all processes, for a data set of so many images: a power of two.
+
+    At most `fitting` and `MOST_IMAGES` for each process.
+    """
+    most = min(processes * min(fitting, MOST_IMAGES), max(SMALL_BATCH, images // FEWEST_STEPS))
     return 1 << (max(1, most).bit_length() - 1)
 
 
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return int(min(_free_on_machine(), _free_in_container()))
+    together = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes that share the machine
+    return int(min(_free_on_machine(), _free_in_container())) // together
 
 
 def _free_on_machine() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -68,7 +68,7 @@ class Objective(nn.Module):
         return self._with_teacher(losses, images, features, step, share)
 
     @torch.no_grad()
-    def amount(self, parts: Sequence[tuple[Tensor, Targets]]) -> Amount:
+    def amount(self, parts: Iterable[tuple[Tensor, Targets]]) -> Amount:
         """What the losses of a step in parts are divided by, as if it were computed whole."""
         with statistics_untouched(self):
             matches = [self.criterion.match(self._predict(images)[1], targets) for images, targets in parts]
@@ -126,9 +126,13 @@ class DistilledObjective(Objective):
     def _with_teacher(
         self, losses: Losses, images: Tensor, features: tuple[Tensor, ...], step: int, share: float
     ) -> Losses:
+        weight = self.weight(step) * share
+        if weight == 0:  # the teacher need not look, but every process must reach every parameter
+            nothing = torch.stack([0 * each.sum() for each in self.distillation.parameters()]).sum()
+            return replace(losses, distill=nothing)
         with self._autocast(images):
             difference = self.distillation(features, self.teacher(images))
-        return replace(losses, distill=self.weight(step) * share * difference)
+        return replace(losses, distill=weight * difference)
 
 
 class Teacher:
