@@ -1,13 +1,21 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and folders that one process works in at a time."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from damoyolo.errors import RunError, UserError
+
+if sys.platform != "win32":
+    import fcntl
+
+LOCK_FILE = ".lock"
+"""In a folder that is being worked in; holds the number of the process."""
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
@@ -32,3 +40,56 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):  # where the folder itself is none
             part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run's folder, which is created if need be, and removed if it stays empty.
+
+    The system lifts the lock when this process ends, however it ends; the processes it forks do not hold it.
+    Nothing is locked on Windows, which has no `fcntl`, and where the file system has no locks. The same
+    process may lock a folder twice; the first lock to end is then the end of both.
+
+    Raises:
+        UserError: if another process holds the lock, or the folder cannot be written.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    path, is_new = folder / LOCK_FILE, not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _take(path)
+    except BlockingIOError as error:
+        raise UserError(
+            f"output: {folder} is being trained by another process (number {error}); wait for it or end it"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another place") from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is locked: who waits for it sees that it is gone
+        os.close(lock)
+        if is_new:
+            with contextlib.suppress(OSError):  # not empty
+                folder.rmdir()
+
+
+def _take(path: Path) -> int:
+    """The open lock file, with this process's number in it; `BlockingIOError` tells another's number."""
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not inherited by a fork
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                number = os.read(lock, 20).decode(errors="replace") or "unknown"
+                os.close(lock)
+                raise BlockingIOError(number) from error
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), path.stat()):
+                os.ftruncate(lock, 0)
+                os.write(lock, str(os.getpid()).encode())
+                return lock
+        os.close(lock)  # of one that has just ended and removed it

@@ -6,8 +6,10 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_origin
 
 import yaml
 from pydantic import (
@@ -193,9 +195,10 @@ def read_image_size(value: int | str) -> tuple[int, int]:
     height, width = int(sides[0]), int(sides[-1])
     step = STRIDES[-1]
     for side in (height, width):
-        if side < 2 * step or side % step:
-            nearby = max(2 * step, round(side / step) * step)
-            raise ValueError(f"{side} px is no multiple of {step} from {2 * step} up; take {nearby}")
+        if side < 2 * step:
+            raise ValueError(f"{side} px is too small; it must be at least {2 * step}")
+        if side % step:
+            raise ValueError(f"{side} px is no multiple of {step}; take {round(side / step) * step}")
     return height, width
 
 
@@ -248,23 +251,51 @@ def first_mistake(model: type[BaseModel], error: ValidationError) -> str:
     The first mistake, but a misspelt field rather than what is missing because of it.
     """
     mistakes = error.errors(include_url=False)
-    first = next((each for each in mistakes if each["type"] == "extra_forbidden"), mistakes[0])
-    path = ".".join(map(str, first["loc"]))
-    if first["type"] == "extra_forbidden":
-        known = _fields_at(model, first["loc"][:-1])
-        hint = nearest(str(first["loc"][-1]), known) or f"; known fields: {', '.join(sorted(known))}"
-        return f"unknown field '{path}'{hint}"
-    message = first["msg"].removeprefix("Value error, ")
-    given = "" if first["type"] == "missing" else f" (got {str(first['input'])[:80]!r})"
-    return f"{path or model.__name__}: {message}{given}"
+    unknown = next((each["loc"] for each in mistakes if each["type"] == "extra_forbidden"), None)
+    if unknown:
+        known = set(_model_at(model, unknown[:-1]).model_fields)
+        hint = nearest(str(unknown[-1]), known) or f"; known fields: {', '.join(sorted(known))}"
+        return f"unknown field '{'.'.join(map(str, unknown))}'{hint}"
+    location, reason = explain_first(model, error)
+    return f"{'.'.join(map(str, location)) or model.__name__}: {reason}"
 
 
-def _fields_at(model: Any, location: tuple[int | str, ...]) -> set[str]:
-    """Names of the fields of the model nested at `location`."""
+def explain_first(model: type[BaseModel], error: ValidationError) -> tuple[tuple[int | str, ...], str]:
+    """Where the first mistake is, without pydantic's names of types, and what is wrong there."""
+    mistakes = error.errors(include_url=False)
+    first = mistakes[0]
+    place, value = first["loc"], str(first["input"])[:80]
+    if first["type"] == "missing":
+        return place, first["msg"]
+    reason = first["msg"].removeprefix("Value error, ")
+    if _is_alternative(model, place):
+        place = place[:-1]
+        others = [each["msg"] for each in mistakes[1:] if each["loc"][:-1] == place]
+        parts = [reason.partition(", ")[0], *(each.removeprefix("Input should be ") for each in others)]
+        reason = " or ".join(parts)
+    elif first["type"] == "literal_error":
+        choices = [each.strip("'") for each in re.split(", | or ", first["ctx"]["expected"])]
+        return place, f"'{value}' is none of {', '.join(choices)}{nearest(value, choices)}"
+    return place, f"{reason} (got {value!r})"
+
+
+def _is_alternative(model: type[BaseModel], location: tuple[int | str, ...]) -> bool:
+    """Whether the last part of a location names one of several types of a field, and no field."""
+    if len(location) < 2 or isinstance(location[-1], int):
+        return False
+    field = _model_at(model, location[:-2]).model_fields.get(str(location[-2]))
+    known = _model_at(model, location[:-1]).model_fields
+    return (
+        field is not None and get_origin(field.annotation) in (Union, UnionType) and location[-1] not in known
+    )
+
+
+def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:
+    """The model nested at `location`, or the one around it where that is none."""
     for part in location:  # positions in lists and keys of mappings are no fields
         if field := model.model_fields.get(str(part)):
             model = next(iter(_models_in(field.annotation)), model)
-    return set(model.model_fields)
+    return model
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -41,7 +41,8 @@ def test_an_image_size_is_put_on_the_copys_card(detector: Detector) -> None:
 
 
 @pytest.mark.parametrize(
-    ("side", "advice"), [(100, "take 96"), (0, "take 64"), (-64, "is no image size"), ("96x100", "take 96")]
+    ("side", "advice"),
+    [(100, "take 96"), (0, "must be at least 64"), (-64, "is no image size"), ("96x100", "take 96")],
 )
 def test_an_image_size_off_the_grid_is_refused(detector: Detector, side: int | str, advice: str) -> None:
     with pytest.raises(UserError, match=f"^image_size: .*{advice}"):
@@ -54,6 +55,18 @@ def test_a_device_is_chosen_or_refused() -> None:
     for name in ("gpu", "meta", ""):
         with pytest.raises(UserError, match=f"device '{name}' cannot be used"):
             choose_device(name)
+
+
+def test_a_refusal_is_short_and_offers_what_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for name in ("gpu", "xla"):
+        with pytest.raises(UserError, match=r"; take auto, or what is here: cpu$") as caught:
+            choose_device(name)
+        assert len(str(caught.value)) < 200
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(UserError, match=r"what is here: cuda, cpu$"):
+        choose_device("meta")
 
 
 def test_a_name_that_is_neither_size_nor_file_is_refused() -> None:

@@ -58,6 +58,30 @@ def test_pictures_and_numbers_are_written(data: Path, model: Detector, tmp_path:
     assert all(cv2.imread(str(path)) is not None for path in pictures)
 
 
+def test_fewer_images_into_the_same_folder_leave_no_old_pictures(
+    data: Path, model: Detector, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.jpg").touch()
+    for images in (3, 1):
+        inspect_assignment(model, data, tmp_path, images=images, device="cpu")
+    content = json.loads((tmp_path / "assignment.json").read_text())
+    (picture,) = (image["picture"] for image in content["images"])
+    assert {path.name for path in tmp_path.iterdir()} == {"assignment.json", "mine.jpg", picture}
+
+
+@pytest.mark.parametrize("name", ["../mine.jpg", "mine.txt", 3, None])
+def test_an_earlier_summary_that_is_none_removes_nothing(
+    name: object, data: Path, model: Detector, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    mine = [tmp_path / "mine.jpg", tmp_path / "out" / "mine.txt"]
+    for path in mine:
+        path.touch()
+    (tmp_path / "out" / "assignment.json").write_text(json.dumps({"images": [{"picture": name}]}))
+    inspect_assignment(model, data, tmp_path / "out", images=1, device="cpu")
+    assert all(path.exists() for path in mine)
+
+
 def test_more_images_than_there_are_give_all(data: Path, model: Detector, tmp_path: Path) -> None:
     inspect_assignment(model, data, tmp_path, split="val", images=99, device="cpu")
     labelled = sum(len(record.labels) > 0 for record in read_coco(data, "val").records)

@@ -104,6 +104,63 @@ def test_how_a_run_ended_is_told_by_the_code(
     assert capsys.readouterr() == ("", shown)
 
 
+def test_what_there_is_to_list_comes_before_the_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = UserError("a.json: is bad")
+    error.add_note("first\n thing")
+    error.add_note("and 3 more")
+    verb_that(monkeypatch, error)
+    assert main(["models"]) == 2
+    assert capsys.readouterr().err == "  first thing\n  and 3 more\nerror: a.json: is bad\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--batch-size foo", "--batch-size: Input should be a valid integer or 'auto' (got 'foo')"),
+        ("--batch-size 0", "--batch-size: Input should be greater than 0 or 'auto' (got '0')"),
+        ("--epochs -1 --seed -1", "--epochs: Input should be greater than 0 (got '-1')"),
+        (
+            "--freeze bakbone",
+            "--freeze: 'bakbone' is none of backbone, neck, head, norms; did you mean 'backbone'?",
+        ),
+        (
+            "--log-to trackio tensorbord",
+            "--log-to: 'tensorbord' is none of tensorboard, wandb, trackio; did you mean 'tensorboard'?",
+        ),
+        (
+            "--freeze backbone bccd",
+            "--freeze: 'bccd' is none of backbone, neck, head, norms; "
+            "an argument such as DATA goes before the options",
+        ),
+        ("--augment.scale -1 2", "--augment.scale: Input should be greater than 0 (got '-1')"),
+        ("--optim.name adam", "--optim.name: 'adam' is none of sgd, adamw; did you mean 'adamw'?"),
+        ("--image-size 32", "--image-size: 32 px is too small; it must be at least 64 (got '32')"),
+        ("--output=", "--output: is empty; give a value, or leave it out"),
+    ],
+)
+def test_a_wrong_setting_is_told_in_terms_of_the_options(
+    options: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *options.split()]) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "data", "--output", ""], "--output: is empty"),
+        (["train", ""], "an argument: is empty"),
+    ],
+)
+def test_an_empty_argument_is_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == f"error: {message}; give a value, or leave it out\n"
+
+
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     verb_that(monkeypatch, ZeroDivisionError("ours"))
     with pytest.raises(ZeroDivisionError, match="ours"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from conftest import shared_data
-from damoyolo.data.dataset import Dataset, Record, Report, check_images
+from damoyolo.data.dataset import Dataset, Record, Report, check_images, refusal
 from damoyolo.data.formats import read_coco
 from damoyolo.errors import UserError
 
@@ -36,7 +36,7 @@ def test_every_kind_of_bad_image_is_an_error_or_is_left_out_and_listed(tmp_path:
     records = (*data.records[:3], replace(data.records[3], width=33), data.records[4])
     data = replace(data, records=records, report=Report(skipped=("earlier",)))
 
-    with pytest.raises(UserError, match=r"0\.jpg: cannot be read.*--skip-bad"):
+    with pytest.raises(UserError, match=r"0\.jpg: cannot be read.*, and see to 3 more bad items.*--skip-bad"):
         check_images(data)
     checked = check_images(data, skip_bad=True)
     assert [record.image_id for record in checked.records] == [4]
@@ -47,6 +47,17 @@ def test_every_kind_of_bad_image_is_an_error_or_is_left_out_and_listed(tmp_path:
         strict=True,
     ):
         assert part in sentence
+
+
+@pytest.mark.parametrize(
+    ("count", "notes", "last"), [(1, 0, ""), (20, 20, "image 20"), (23, 21, "and 3 more")]
+)
+def test_bad_items_are_listed_up_to_a_number(count: int, notes: int, last: str) -> None:
+    error = refusal([f"image {number}" for number in range(1, count + 1)])
+    assert str(error).startswith("image 1, ")
+    listed = getattr(error, "__notes__", [])
+    assert len(listed) == notes
+    assert listed[-1:] == [last] * bool(last)
 
 
 def test_nothing_left_is_an_error_even_when_skipping(tmp_path: Path) -> None:

@@ -118,15 +118,19 @@ def test_kept_boxes_lie_in_the_image_and_labels_stay_with_them(
 
 
 BAD_ITEMS = {
-    r"annotations\[1\]: image_id 5 is not the id of an image": changed("annotations", 1, image_id=5),
-    r"annotations\[1\]: category_id 4 is not": changed("annotations", 1, category_id=4),
-    r"annotations\[1\]: repeats the id 1": changed("annotations", 1, id=1),
-    r"annotations\[1\]: 'bbox' is \[nan": changed("annotations", 1, bbox=[float("nan"), 0, 1, 1]),
-    r"annotations\[1\]: 'bbox' is \[inf": changed("annotations", 1, bbox=[float("inf"), 0, 1, 1]),
-    r"annotations\[1\]: 'bbox' is \[1, 2, 3\]": changed("annotations", 1, bbox=[1, 2, 3]),
-    r"annotations\[1\]: 'bbox' is \[None": changed("annotations", 1, bbox=[None, 0, 1, 1]),
-    r"annotations\[1\]: lacks 'bbox'": changed("annotations", 1, bbox=...),
-    r"annotations\[1\]: lacks 'image_id'": changed("annotations", 1, image_id=...),
+    r"annotations\[1\] \(id 2\): image_id 5 is not the id of an image": changed("annotations", 1, image_id=5),
+    r"annotations\[1\] \(id 2 in b\.png\): category_id 4 is not": changed("annotations", 1, category_id=4),
+    r"annotations\[1\] \(id 1 in b\.png\): repeats the id 1": changed("annotations", 1, id=1),
+    r"annotations\[1\] \(id 2 in b\.png\): 'bbox' is \[nan": changed(
+        "annotations", 1, bbox=[float("nan"), 0, 1, 1]
+    ),
+    r"annotations\[1\] \(id 2 in b\.png\): 'bbox' is \[inf": changed(
+        "annotations", 1, bbox=[float("inf"), 0, 1, 1]
+    ),
+    r"annotations\[1\] \(id 2 in b\.png\): 'bbox' is \[1, 2, 3\]": changed("annotations", 1, bbox=[1, 2, 3]),
+    r"annotations\[1\] \(id 2 in b\.png\): 'bbox' is \[None": changed("annotations", 1, bbox=[None, 0, 1, 1]),
+    r"annotations\[1\] \(id 2 in b\.png\): lacks 'bbox'": changed("annotations", 1, bbox=...),
+    r"annotations\[1\] \(id 2\): lacks 'image_id'": changed("annotations", 1, image_id=...),
     r"annotations\[1\]: is a str": {**content(), "annotations": [content()["annotations"][0], "?"]},
     r"images\[1\]: repeats the id 9": changed("images", 1, id=9),
     r"images\[1\]: lacks 'width'": changed("images", 1, width=...),
@@ -149,6 +153,24 @@ def test_a_bad_item_is_an_error_that_names_it_or_is_skipped_and_listed(tmp_path:
     assert any(record.image_id == 9 and len(record.labels) >= 1 for record in data.records)
 
 
+def test_all_bad_items_and_image_files_are_told_at_once(tmp_path: Path) -> None:
+    value = changed("annotations", 1, category_id=4)
+    value["annotations"] += [{"id": 3, "image_id": [], "category_id": 3}, {}]
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "a.png"), np.zeros((20, 20, 3), dtype=np.uint8))
+    with pytest.raises(UserError, match=r"annotations\[1\].*, and see to 3 more bad items") as caught:
+        read_coco(write(tmp_path, value), "train")
+    listed = caught.value.__notes__
+    expected = (
+        "[1] (id 2 in b.png): category_id 4",
+        "[2] (id 3): 'image_id' is []",
+        "[3]: lacks 'id'",
+        "b.png: ca",
+    )
+    for sentence, part in zip(listed, expected, strict=True):
+        assert part in sentence
+
+
 def test_annotations_of_a_skipped_image_are_not_reported_again(tmp_path: Path) -> None:
     data = read_coco(write(tmp_path, changed("images", 0, width=-1)), "train", skip_bad=True)
     assert [record.image_id for record in data.records] == [2]
@@ -169,6 +191,13 @@ BAD_FILES = {
     r"categories\[1\]: repeats the id 90": json.dumps(changed("categories", 1, id=90)),
     r"categories\[1\]: 'id' is -1": json.dumps(changed("categories", 1, id=-1)),
     r"categories\[0\]: lacks 'name'": json.dumps(changed("categories", 0, name=...)),
+    r"categories\[0\]: 'name' is 'a\\nb', expected": json.dumps(changed("categories", 0, name="a\nb")),
+    r"categories\[0\]: 'name' is 'a\\n', expected": json.dumps(changed("categories", 0, name="a\n")),
+    r"categories\[0\]: 'name' is '', expected": json.dumps(changed("categories", 0, name="")),
+    r"categories\[0\]: 'name' is ' ', expected": json.dumps(changed("categories", 0, name=" ")),
+    r"none of its images can be used; the first: .*images\[0\]: 'width' is 0": json.dumps(
+        {**content(), "images": [{"id": 9, "file_name": "b.png", "width": 0, "height": 30}]}
+    ),
 }
 
 

@@ -36,7 +36,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def arguments(data: Path, output: Path, **changes: Any) -> list[str]:
     """Of a run of twelve steps."""
     settings = {**SETTINGS, "model": spec_in(data), "epochs": 4, "output": output, **changes}
-    return ["train", str(data), "--no-report", *flags(settings)]
+    return ["train", str(data), *flags(settings)]
 
 
 def start(*command: str) -> subprocess.Popen[str]:
@@ -147,7 +147,7 @@ def test_a_run_that_diverges_tells_it_once_and_each_process_its_images(data: Pat
     code, _, err = finish(start(*PROGRAM, *command, "--optim.lr", "1e12", "--optim.name", "sgd"))
     (message,) = errors(err)
     assert code == 1
-    assert "start anew with a lower optim.lr" in message
+    assert "start anew in another folder with a lower optim.lr" in message
     assert f"{tmp_path}/diverged*.json" in message
     told = sorted(tmp_path.glob("diverged*.json"))
     assert [path.name for path in told] == ["diverged-1.json", "diverged.json"]

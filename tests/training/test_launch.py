@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,22 @@ time.sleep(60)
 """
 
 
+ORPHAN = """
+import os, sys, time, torch
+from pathlib import Path
+from damoyolo.training.distributed import open_world
+with open_world(torch.device("cpu")) as world:
+    (Path(sys.argv[1]) / str(world.rank)).write_text(str(os.getpid()))
+    time.sleep(60)
+"""
+
+LAUNCHER = """
+import sys
+from damoyolo.training.launch import launch
+launch(2, sys.argv[2:], program=(sys.executable, "-c", sys.argv[1]))
+"""
+
+
 def end_with(*endings: str) -> str:
     """A program that runs a statement by its rank."""
     cases = "\n".join(f"if rank == {rank}:\n    {ending}" for rank, ending in enumerate(endings))
@@ -86,7 +104,22 @@ def is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    return True
+    return not is_zombie(pid)
+
+
+def is_zombie(pid: int) -> bool:
+    """Whether it has ended but stays listed, as orphans do in a container without an init process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:  # gone, or no Linux
+        return False
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_two_processes_meet_and_share_the_cores(
@@ -195,6 +228,16 @@ def test_a_launcher_that_is_asked_to_end_takes_its_processes_along(tmp_path: Pat
     assert caught.value.code == 128 + 15
     for rank in "01":
         assert not is_alive(int((tmp_path / rank).read_text()))
+
+
+def test_a_launcher_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
+    places = [tmp_path / rank for rank in "01"]
+    command = [sys.executable, "-c", LAUNCHER, ORPHAN, str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as launcher:
+        wait_until(lambda: all(place.exists() and place.read_text() for place in places))
+        launcher.kill()
+    numbers = [int(place.read_text()) for place in places]
+    wait_until(lambda: not any(map(is_alive, numbers)), seconds=10)
 
 
 def test_the_command_line_is_what_is_started(capfd: pytest.CaptureFixture[str]) -> None:

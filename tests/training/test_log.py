@@ -235,6 +235,7 @@ def test_the_line_of_an_epoch_names_its_losses_and_what_was_evaluated() -> None:
     record |= {"ap": 0.25, "ap50": 0.5}
     assert epoch_line(record, 5) == f"{line}  AP 0.250  AP50 0.500"
     assert epoch_line(record, 5, best=True) == f"{line}  AP 0.250  AP50 0.500  best so far"
+    assert epoch_line(record | {"ap": -1.0, "ap50": -1.0}, 5) == f"{line}  AP -  AP50 -"
 
 
 def test_memory_is_that_of_this_process() -> None:

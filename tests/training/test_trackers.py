@@ -43,7 +43,7 @@ def test_finite_numbers_go_to_every_tracker_and_its_chatter_nowhere(
     trackers.add("second", lambda: second)
     trackers.log(RECORD, 3)
     trackers.close()
-    assert first.sent == second.sent == [({"epoch": 1.0, "step": 3.0, "ap": 0.5, "ap/cat": -1.0}, 3)]
+    assert first.sent == second.sent == [({"epoch": 1.0, "ap": 0.5, "ap/cat": -1.0}, 3)]
     assert first.closed
     assert second.closed
     assert capsys.readouterr() == ("", "")

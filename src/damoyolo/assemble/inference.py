@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +20,9 @@ from damoyolo.spec import read_image_size
 from damoyolo.zoo import SIZES
 from damoyolo.zoo.mirrors import find_weights
 from damoyolo.zoo.weights import load_any, load_reference, load_weights, save_weights
+
+LONGEST_REASON = 100
+"""Letters of what PyTorch says about a device that are passed on."""
 
 
 def load(model: str | Path) -> Detector:
@@ -72,12 +77,16 @@ def evaluate(
     if skip_bad:
         dataset = check_images(dataset, skip_bad=True)
     total = len(dataset)
-    return coco.evaluate(
-        partial(detect, prepared, score=model.card.spec.score_threshold),
-        dataset,
-        batch_size,
-        progress=(lambda done: progress(done, total)) if progress else None,
-    )
+    try:
+        return coco.evaluate(
+            partial(detect, prepared, score=model.card.spec.score_threshold),
+            dataset,
+            batch_size,
+            progress=(lambda done: progress(done, total)) if progress else None,
+        )
+    except UserError:
+        check_images(dataset)  # tells of all bad images
+        raise
 
 
 def convert(
@@ -98,18 +107,20 @@ def convert(
 
 def choose_device(name: str) -> torch.device:
     """The device of that name, or with `auto` the best there is."""
+    has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = [kind for kind, there in has.items() if there]
     if name == "auto":
-        available = (
-            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        )
-        return torch.device(available)
+        return torch.device(available[0])
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).tolist()  # asks for numbers, which the device `meta` has none of
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        clause = re.split(r"[.;] |\n", str(error))[0]
+        if "device string" in clause:
+            clause = "there is none of that name"
+        reason = textwrap.shorten(clause, LONGEST_REASON, placeholder=" ...")
         raise UserError(
-            f"device '{name}' cannot be used ({reason}); take auto, cpu, cuda, cuda:1 or mps"
+            f"device '{name}' cannot be used ({reason}); take auto, or what is here: {', '.join(available)}"
         ) from error
     return device
 

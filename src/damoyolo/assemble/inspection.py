@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
@@ -44,7 +45,8 @@ def inspect_assignment(
     Args:
         model: whose predictions the assignment goes by.
         data: a folder with train.json, val.json and images/; a COCO folder; or a YAML file with the paths.
-        output: folder for a picture of each image and `assignment.json`.
+        output: folder for a picture of each image and `assignment.json`; pictures that only an earlier
+            `assignment.json` there tells of are removed.
         split: train, val or test.
         images: how many, spread evenly over the split.
         image_size: network input in pixels, a side or "HEIGHTxWIDTH"; default the model's own.
@@ -59,15 +61,23 @@ def inspect_assignment(
     records = _spread([record for record in dataset.records if len(record.labels)], images)
     if not records:
         raise UserError(f"{dataset.annotations}: has no boxes; take another --split")
-    inspected = []
+    earlier = _pictures_named(output)
+    inspected, pictures = [], []
     for record, assigned in zip(records, assign_images(ready, records), strict=True):
         name = f"{record.path.stem}_{record.image_id}.jpg"
         write_atomically(output / name, as_jpeg(draw_assignment(assigned, names)))
         inspected.append(assigned)
+        pictures.append(name)
+    for name in earlier - set(pictures):
+        with contextlib.suppress(OSError):
+            (output / name).unlink()
     summaries = summarize(inspected)
     content = {
         "summary": [dataclasses.asdict(summary) for summary in summaries],
-        "images": [assigned.to_record(names) for assigned in inspected],
+        "images": [
+            {"picture": picture, **assigned.to_record(names)}
+            for picture, assigned in zip(pictures, inspected, strict=True)
+        ],
     }
     write_atomically(output / SUMMARY_FILE, json.dumps(content, indent=1).encode())
     return summaries
@@ -94,6 +104,20 @@ def assign_images(model: Detector, records: Sequence[Record]) -> Iterator[Assign
             iou=assignment.iou[0].float().cpu().numpy(),
             pyramid=predictions.pyramid,
         )
+
+
+def _pictures_named(output: Path) -> set[str]:
+    """The pictures that an earlier inspection into the folder drew; none if it cannot be understood."""
+    try:
+        records = json.loads((output / SUMMARY_FILE).read_bytes())["images"]
+        names = {record["picture"] for record in records}
+    except (OSError, ValueError, TypeError, KeyError):
+        return set()
+    return {
+        name
+        for name in names
+        if isinstance(name, str) and name == Path(name).name and Path(name).suffix == ".jpg"
+    }
 
 
 def _spread(records: Sequence[Record], count: int) -> list[Record]:

@@ -70,8 +70,6 @@ def check_folder(config: TrainConfig, resume: bool) -> TrainConfig:
 
     What was `auto` then has become a value; the configuration with those values is returned.
     """
-    if config.output.exists() and not config.output.is_dir():
-        raise UserError(f"output: {config.output} is a file; name a folder")
     if not resume:
         if any((config.output / name).exists() for name in (STATE_FILE, METRICS_FILE, BEST_FILE)):
             raise UserError(

@@ -6,7 +6,7 @@ import errno
 import math
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from damoyolo.data.formats import read_coco
 from damoyolo.data.loader import TrainLoader
 from damoyolo.errors import RunError, UserError, nearest
 from damoyolo.evaluation import coco
-from damoyolo.files import write_atomically
+from damoyolo.files import locked, write_atomically
 from damoyolo.losses.criterion import Criterion
 from damoyolo.losses.distill import ChannelWise, Distillation, MaskedGeneration, Mimic
 from damoyolo.nn.detector import Detector
@@ -88,17 +88,24 @@ def train(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> 
         UserError: if the model, the data or the folder cannot be used; before the first step.
         RunError: if the loss stops being a number, memory runs out, or another process of the run ends.
     """
+    if config.output.exists() and not config.output.is_dir():
+        raise UserError(f"output: {config.output} is a file; name a folder")
     if config.devices > 1 and not is_launched():
         config = check_folder(config, resume)
         write_atomically(config.output / CONFIG_FILE, to_yaml(config).encode())
         launch(config.devices, ["train", "--output", str(config.output), "--resume"], quiet=quiet)
     else:
-        with open_world(choose_device(config.device)) as world:
+        with open_world(choose_device(config.device)) as world, _alone(config.output, world):
             new = _train(config, world, resume, quiet or not world.is_first)
             world.barrier()  # until the first process has written everything
-        if world.is_first and config.report and (new or not (config.output / PAGE_FILE).exists()):
-            _report(config, world.device, quiet)
+            if world.is_first and config.report and (new or not (config.output / PAGE_FILE).exists()):
+                _report(config, world.device, quiet)
     return _result(config)
+
+
+def _alone(folder: Path, world: World) -> AbstractContextManager[None]:
+    """No other run writes into the folder meanwhile; the first process sees to it."""
+    return locked(folder) if world.is_first else nullcontext()
 
 
 def _train(config: TrainConfig, world: World, resume: bool, quiet: bool) -> bool:

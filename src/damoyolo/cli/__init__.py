@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -45,16 +46,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code is 0 if it worked, 1 if the run failed, 2 for a mistake of the user's."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and classes the terminal has no letters for
         sys.stdout.reconfigure(errors="backslashreplace")
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        _refuse_empty(given)
         code = build_app()(
-            sys.argv[1:] if arguments is None else arguments,
+            given,
             exit_on_error=False,
             print_error=False,
             result_action="return_value",
         )
         sys.stdout.flush()
     except UserError as error:
-        return _failed(str(error), 2)
+        return _failed(str(error), 2, getattr(error, "__notes__", ()))
     except CycloptsError as error:
         return _failed(_explain(error), 2)
     except KeyboardInterrupt:
@@ -72,15 +75,33 @@ def _explain(error: CycloptsError) -> str:
     if isinstance(error, UnusedCliTokensError):
         extra = " ".join((error.unused_tokens or [])[:3])
         return f"unexpected argument: {extra}; an option begins with --, and a pattern must be in quotes"
+    from pydantic import ValidationError
+
+    from damoyolo.spec import explain_first
+    from damoyolo.zoo.recipes import Settings
+
     cause = error.__cause__
-    if cause is None or not hasattr(cause, "errors"):
+    if not isinstance(cause, ValidationError):
         return str(error)
-    first = cause.errors(include_url=False)[0]
-    option = ".".join(map(str, first["loc"])).replace("_", "-")
-    reason = first["msg"].removeprefix("Value error, ")
-    return f"--{option}: {reason} (got {str(first['input'])!r})"
+    location, reason = explain_first(Settings, cause)
+    option = ".".join(part for part in location if isinstance(part, str)).replace("_", "-")
+    in_list = bool(location) and isinstance(location[-1], int)
+    if in_list and "is none of" in reason and "did you mean" not in reason:
+        reason += "; an argument such as DATA goes before the options"
+    return f"--{option}: {reason}" if option else reason
 
 
-def _failed(message: str, code: int) -> int:
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """An empty path would be the folder one is in."""
+    for before, argument in zip(("", *arguments), arguments, strict=False):
+        if not argument or re.fullmatch("--[^=]+=", argument):
+            option = argument.rstrip("=") or (before if before.startswith("-") else "an argument")
+            raise UserError(f"{option}: is empty; give a value, or leave it out")
+
+
+def _failed(message: str, code: int, notes: Sequence[str] = ()) -> int:
+    """Show what went wrong in one line, the last, after what there is to list."""
+    for note in notes:
+        print(f"  {' '.join(note.split())}", file=sys.stderr)
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return code

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ from jaxtyping import Float32, Int64
 from damoyolo.data.images import check_image
 from damoyolo.data.resize import Size
 from damoyolo.errors import UserError
+
+LISTED = 20
+"""How many bad items an error names one by one."""
 
 
 @dataclass(frozen=True)
@@ -77,39 +81,40 @@ class Dataset:
         )
 
 
-@dataclass
-class Faults:
-    """The bad items of a data set: the first is raised, or with `skip_bad` all are gathered."""
-
-    skip_bad: bool
-    found: list[str] = field(default_factory=list)
-
-    def add(self, sentence: str) -> None:
-        """Note one; `UserError` unless bad items are skipped."""
-        if not self.skip_bad:
-            raise UserError(f"{sentence}, or leave bad items out with --skip-bad")
-        self.found.append(sentence)
-
-
 def check_images(dataset: Dataset, skip_bad: bool = False) -> Dataset:
     """The data set whose image files all exist, can be decoded and have the stated size.
 
-    The first that does not is a `UserError`; with `skip_bad` such images are left out and reported.
+    Those that do not are a `UserError`, see `refusal`; with `skip_bad` they are left out and reported.
     """
-    faults = Faults(skip_bad)
-    good = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for record, fault in zip(dataset.records, pool.map(_fault, dataset.records), strict=True):
-            if fault:
-                faults.add(fault)
-            else:
-                good.append(record)
+    faults = find_faults(dataset.records)
+    found = list(filter(None, faults))
+    if found and not skip_bad:
+        raise refusal(found)
+    good = tuple(record for record, fault in zip(dataset.records, faults, strict=True) if not fault)
     if not good:
-        raise UserError(
-            f"{dataset.annotations}: none of its images can be used; the first: {faults.found[0]}"
-        )
-    report = replace(dataset.report, skipped=(*dataset.report.skipped, *faults.found))
-    return replace(dataset, records=tuple(good), report=report)
+        raise UserError(f"{dataset.annotations}: none of its images can be used; the first: {found[0]}")
+    report = replace(dataset.report, skipped=(*dataset.report.skipped, *found))
+    return replace(dataset, records=good, report=report)
+
+
+def find_faults(records: Sequence[Record]) -> list[str]:
+    """What is wrong with the image file of each, an empty string where nothing is."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(_fault, records))
+
+
+def refusal(found: Sequence[str]) -> UserError:
+    """The error for bad items, one sentence each: it names the first, and its notes list up to `LISTED`."""
+    more = len(found) - 1
+    if not more:
+        return UserError(f"{found[0]}, or leave bad items out with --skip-bad")
+    items = f"{more} more bad item{'s' * (more > 1)}"
+    error = UserError(f"{found[0]}, and see to {items}, or leave them all out with --skip-bad")
+    for sentence in found[:LISTED]:
+        error.add_note(sentence)
+    if len(found) > LISTED:
+        error.add_note(f"and {len(found) - LISTED} more")
+    return error
 
 
 def _fault(record: Record) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from damoyolo.data.dataset import Dataset, Faults, Record, Report
+from damoyolo.data.dataset import Dataset, Record, Report, find_faults, refusal
 from damoyolo.data.locate import choose_folder, locate
 from damoyolo.data.resize import clip
 from damoyolo.errors import UserError, nearest
@@ -27,25 +27,30 @@ LARGEST_PX = 1e9
 def read_coco(
     source: Path, split: str, *, class_names: tuple[str, ...] | None = None, skip_bad: bool = False
 ) -> Dataset:
-    """The annotations of one split; no image file is opened (see `check_images`).
+    """The annotations of one split; no image file is opened (see `check_images`) unless there are bad items.
 
     Labels follow `class_names`, matched by name, or else the file's categories by id. Crowd boxes and boxes
-    that are empty within their image are left out and counted. The first bad item (wrong id, malformed or
-    NaN box, duplicate id) is a `UserError`; with `skip_bad` such items are left out and reported.
+    that are empty within their image are left out and counted. Bad items (wrong id, malformed or NaN box,
+    duplicate id) are a `UserError`, which then tells of bad image files, too; with `skip_bad` such items are
+    left out and reported.
     """
     path, folders = locate(source, split)
     content = _read_json(path)
     names, category_ids = _classes(path, content["categories"], class_names)
-    faults = Faults(skip_bad)
-    images, refused = _images(path, content["images"], faults)
-    if not images:
+    if not content["images"]:
         raise UserError(f"{path}: has no images; add some to 'images'")
+    faults: list[str] = []
+    images, refused = _images(path, content["images"], faults)
     labels = {category: label for label, category in enumerate(category_ids) if category != ABSENT}
     boxes, crowd = _boxes(path, content["annotations"], images, refused, labels, faults)
     folder = choose_folder(folders, [image["file_name"] for image in images.values()])
     records = [_record(image, folder, boxes[image_id]) for image_id, image in sorted(images.items())]
+    if faults and not skip_bad:
+        raise refusal([*faults, *filter(None, find_faults(records))])
+    if not records:
+        raise UserError(f"{path}: none of its images can be used; the first: {faults[0]}")
     degenerate = sum(map(len, boxes.values())) - sum(len(record.labels) for record in records)
-    return Dataset(tuple(records), names, category_ids, path, Report(crowd, degenerate, tuple(faults.found)))
+    return Dataset(tuple(records), names, category_ids, path, Report(crowd, degenerate, tuple(faults)))
 
 
 def _read_json(path: Path) -> dict[str, list[Any]]:
@@ -77,6 +82,8 @@ def _classes(
             identity, name = _whole(category, "id"), _text(category, "name")
             if identity < 0:
                 raise ValueError(f"'id' is {identity}, expected 0 or more")
+            if not name.strip() or name.splitlines() != [name]:
+                raise ValueError(f"'name' is {name!r}, expected a text in one line")
             if name in ids:
                 raise ValueError(f"repeats the name '{name}'")
             if identity in ids.values():
@@ -95,7 +102,7 @@ def _classes(
     return class_names, tuple(ids.get(name, ABSENT) for name in class_names)
 
 
-def _images(path: Path, items: list[Any], faults: Faults) -> tuple[dict[int, Mapping[str, Any]], set[int]]:
+def _images(path: Path, items: list[Any], faults: list[str]) -> tuple[dict[int, Mapping[str, Any]], set[int]]:
     """The image entries by id, and the ids of those left out."""
     images: dict[int, Mapping[str, Any]] = {}
     refused: set[int] = set()
@@ -111,7 +118,7 @@ def _images(path: Path, items: list[Any], faults: Faults) -> tuple[dict[int, Map
                 if not 0 < _whole(item, key) < LARGEST_PX:
                     raise ValueError(f"'{key}' is {item[key]}, expected a positive number of pixels")
         except ValueError as error:
-            faults.add(f"{path}: images[{number}]: {error}; correct it")
+            faults.append(f"{path}: images[{number}]: {error}; correct it")
             continue
         refused.remove(identity)
         images[identity] = item
@@ -124,7 +131,7 @@ def _boxes(
     images: Mapping[int, Any],
     refused: set[int],
     labels: Mapping[int, int],
-    faults: Faults,
+    faults: list[str],
 ) -> tuple[Boxes, int]:
     """The boxes of every image and the number of crowds left out."""
     boxes: Boxes = {image_id: [] for image_id in images}
@@ -147,8 +154,18 @@ def _boxes(
             else:
                 boxes[image_id].append((labels[category], _box(item)))
         except ValueError as error:
-            faults.add(f"{path}: annotations[{number}]: {error}; correct it")
+            faults.append(f"{path}: annotations[{number}]{_identify(item, images)}: {error}; correct it")
     return boxes, crowd
+
+
+def _identify(item: Any, images: Mapping[int, Any]) -> str:
+    """` (id 7 in a.jpg)`, as far as an annotation says so."""
+    fields = item if isinstance(item, dict) else {}
+    known = [f"id {str(fields['id'])[:20]}"] if "id" in fields else []
+    image_id = fields.get("image_id")
+    if isinstance(image_id, int) and image_id in images:
+        known.append(f"in {images[image_id]['file_name']}")
+    return f" ({' '.join(known)})" if known else ""
 
 
 def _record(image: Mapping[str, Any], folder: Path, items: list[tuple[int, list[float]]]) -> Record:
@@ -192,7 +209,7 @@ def _text(item: Any, key: str) -> str:
 def _box(item: Any) -> list[float]:
     value = _field(item, "bbox")
     if not isinstance(value, list) or len(value) != 4 or not all(map(_finite, value)):
-        raise ValueError(f"'bbox' is {value!r}, expected four finite numbers x, y, width, height")
+        raise ValueError(f"'bbox' is {str(value)[:80]}, expected four finite numbers x, y, width, height")
     return [float(each) for each in value]
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import inspect
 import io
+import multiprocessing
 import os
 import re
+import sys
+import threading
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import TracebackType
@@ -27,7 +32,8 @@ TIMEOUT = timedelta(minutes=30)
 PEER_LOST = "another process of the run has ended or does not answer"
 
 LAUNCHED = "DAMOYOLO_LAUNCHED"
-"""Set in the environment by `launch`, which tells the user itself why a run ended."""
+"""Set in the environment by `launch`, which tells the user itself why a run ended: the number of a pipe whose
+other end only the launcher has, or nothing but a word where processes inherit no pipes."""
 
 LOST_CODE, STOPPED_CODE = 3, 130
 """Exit codes of a process started by `launch`: another one was lost, or Ctrl-C."""
@@ -149,8 +155,11 @@ class World:
             self.close()  # after an error it could wait for ever; the end of the process closes as well
             return
         lost = self.size > 1 and _comes_from_a_peer(error)
-        if os.environ.get(LAUNCHED) and (lost or isinstance(error, KeyboardInterrupt)):
-            raise SystemExit(LOST_CODE if lost else STOPPED_CODE) from error
+        if os.environ.get(LAUNCHED):
+            code = LOST_CODE if lost else _exit_code(error)
+            atexit.register(_leave, code)
+            if code in (LOST_CODE, STOPPED_CODE):
+                raise SystemExit(code) from error
         if lost:
             raise RunError(
                 f"{PEER_LOST} ({_reason(error)}); the run goes on from its last checkpoint with --resume"
@@ -163,11 +172,16 @@ def open_world(device: torch.device) -> World:
     On CPU the processes talk through gloo; on CUDA tensors there travel through nccl, each process has the
     device with its local rank's number, and what lies on the CPU still goes through gloo.
 
+    A process that `launch` started ends, from now on, when the launcher is gone.
+
     Raises:
         UserError: if the environment is incomplete or the machine lacks a device.
         RunError: if the others do not come within `TIMEOUT`.
     """
     given = {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
+    pipe = os.environ.get(LAUNCHED, "")
+    if pipe.isdecimal():
+        threading.Thread(target=_end_with_launcher, args=(int(pipe),), daemon=True).start()
     if not given:
         return World(device=device)
     rank, size, local_rank = _read_numbers(given)
@@ -192,6 +206,29 @@ def open_world(device: torch.device) -> World:
 def is_launched() -> bool:
     """Whether torchrun or `launch` started this process."""
     return any(os.environ.get(name) for name in VARIABLES[:3])
+
+
+def _end_with_launcher(pipe: int) -> None:
+    """End this process, as `kill -9` would, when nobody holds the other end of the pipe any more."""
+    with contextlib.suppress(OSError):  # not inherited by this process
+        os.read(pipe, 1)
+        os._exit(LOST_CODE)
+
+
+def _exit_code(error: BaseException) -> int:
+    """With which the command line ends."""
+    if isinstance(error, KeyboardInterrupt):
+        return STOPPED_CODE
+    return 2 if isinstance(error, UserError) else 1
+
+
+def _leave(code: int) -> None:
+    """End without taking gloo down, which in the middle of a run sometimes aborts the process."""
+    for worker in multiprocessing.active_children():
+        worker.terminate()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _read_numbers(given: dict[str, str]) -> tuple[int, int, int]:

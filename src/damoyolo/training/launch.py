@@ -1,7 +1,8 @@
 """Start the processes of a run on this machine and see them end.
 
 Not torchrun's own launcher: it ends the others as soon as one has failed, before they can say why, which
-would swallow or repeat a user's mistake; and its processes outlive a `kill -9` of the launcher's group.
+would swallow or repeat a user's mistake; and its processes outlive a `kill -9` of the launcher. These here
+hold a pipe of which only the launcher has the other end, and end when that end is closed.
 """
 
 from __future__ import annotations
@@ -63,12 +64,13 @@ def launch(
             for rank in range(devices)
         ]
         stack.enter_context(_sigterm_as_exit())
+        pipe = stack.enter_context(_pipe())
         processes: list[subprocess.Popen[bytes]] = []
         stack.callback(_end, processes)
         try:
             for rank, log in enumerate(logs):
-                environment = _environment(rank, devices, store.port)
-                processes.append(_start([*program, *arguments], environment, log))
+                environment = _environment(rank, devices, store.port, pipe)
+                processes.append(_start([*program, *arguments], environment, log, pipe))
             order = _watch(processes)
         except KeyboardInterrupt:
             _interrupt(processes)
@@ -80,8 +82,8 @@ def launch(
             _explain(failed, codes, [_tail(log) for log in logs])
 
 
-def _environment(rank: int, size: int, port: int) -> dict[str, str]:
-    """What torchrun would tell a process."""
+def _environment(rank: int, size: int, port: int, pipe: int | None) -> dict[str, str]:
+    """What torchrun would tell a process, and its end of the pipe."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {
         "OMP_NUM_THREADS": str(max(1, cores // size)),
@@ -92,18 +94,35 @@ def _environment(rank: int, size: int, port: int) -> dict[str, str]:
         "LOCAL_WORLD_SIZE": str(size),
         "MASTER_ADDR": ADDRESS,
         "MASTER_PORT": str(port),
-        LAUNCHED: "1",
+        LAUNCHED: "yes" if pipe is None else str(pipe),
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is ours; the first process need not open one
     }
 
 
+@contextlib.contextmanager
+def _pipe() -> Iterator[int | None]:
+    """The end for processes to inherit of a pipe that closes with this one; None where they inherit none."""
+    if os.name != "posix":
+        yield None
+        return
+    ends = os.pipe()
+    try:
+        yield ends[0]
+    finally:
+        for end in ends:
+            os.close(end)
+
+
 def _start(
-    command: Sequence[str], environment: dict[str, str], log: IO[bytes] | None
+    command: Sequence[str], environment: dict[str, str], log: IO[bytes] | None, pipe: int | None
 ) -> subprocess.Popen[bytes]:
     """A process at the terminal, or with a log in its place."""
     stdin = None if log is None else subprocess.DEVNULL
     stdout = subprocess.DEVNULL if log is None else log
-    return subprocess.Popen(command, env=environment, stdin=stdin, stdout=stdout, stderr=log)
+    inherited = () if pipe is None else (pipe,)
+    return subprocess.Popen(
+        command, env=environment, stdin=stdin, stdout=stdout, stderr=log, pass_fds=inherited
+    )
 
 
 def _watch(processes: Sequence[subprocess.Popen[bytes]]) -> list[int]:

@@ -62,8 +62,10 @@ class Trackers:
             self._open[name] = connect()
 
     def log(self, record: Mapping[str, Any], step: int) -> None:
-        """Send the finite numbers among a record's values."""
-        numbers = {name: float(value) for name, value in record.items() if _is_number(value)}
+        """Send the finite numbers among a record's values; the step itself goes beside them."""
+        numbers = {
+            name: float(value) for name, value in record.items() if name != "step" and _is_number(value)
+        }
         for name, tracker in list(self._open.items()):
             with self._guarded(name):
                 tracker.log(numbers, step)
