@@ -8,9 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-import reference_files
 import torch
 
+import reference_files
 from damoyolo.errors import UserError
 from damoyolo.zoo import SIZES
 from damoyolo.zoo.mirrors import Mirrors, Place, find_weights, read_mirrors

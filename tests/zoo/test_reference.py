@@ -3,11 +3,11 @@ from __future__ import annotations
 from itertools import islice
 
 import pytest
-import reference_files
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import reference_files
 from damoyolo.errors import UserError
 from damoyolo.spec import ModelCard, ModelSpec
 from damoyolo.zoo import SIZES, coco_class_names, read_spec

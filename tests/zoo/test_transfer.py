@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from reference_files import checkpoint
 
 from damoyolo.assemble import load, train
 from damoyolo.nn.detector import Detector, build_detector
 from damoyolo.spec import ModelCard
 from damoyolo.zoo.transfer import with_classes
+from reference_files import checkpoint
 from tiny_runs import SMALL_SPEC, metrics, tiny, write_data
 
 CLASSES = "head.classify."

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import reference_files
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+import reference_files
 from damoyolo.errors import RunError, UserError
 from damoyolo.nn.detector import Detector, build_detector, fuse
 from damoyolo.spec import ModelCard, ModelSpec
