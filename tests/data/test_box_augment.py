@@ -8,16 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import golden
-from damoyolo.data.box_augment import (
-    BANDS,
-    COLOUR_OPS,
-    GEOMETRIC_OPS,
-    POLICIES,
-    BoxAugment,
-    Policy,
-    change_geometry,
-    gaussians,
-)
+from damoyolo.data.blending import gaussians
+from damoyolo.data.box_augment import BANDS, POLICIES, BoxAugment, Policy
+from damoyolo.data.box_colour import COLOUR_OPS
+from damoyolo.data.box_geometry import GEOMETRIC_OPS, change_geometry
 from damoyolo.data.sample import Sample
 
 SIZE = (48, 64)
