@@ -21,7 +21,7 @@ from damoyolo.data.affine import (
 )
 from damoyolo.data.box_augment import BoxAugment
 from damoyolo.data.mosaic import tile_windows
-from damoyolo.data.resize import PAD, Resize, Size, clip
+from damoyolo.data.resize import PAD, Resize, Size, clip, size_of
 from damoyolo.data.sample import Sample
 from damoyolo.data.source import Source
 
@@ -98,7 +98,7 @@ class Augment:
             corners = outline(window, to_seen)
             if is_seen(corners, seen):
                 pixels = source.pixels(indices[quadrant], fitted, zoom * max(seen) / max(frame))
-                to_tile = shift(left, top) @ scaling(_size(pixels), fitted)
+                to_tile = shift(left, top) @ scaling(size_of(pixels), fitted)
                 paint(image[: seen[0], : seen[1]], pixels, to_seen @ to_tile, corners)
         before = clip(np.concatenate(boxes), canvas)
         after = transform_boxes(before, matrix, frame)
@@ -197,7 +197,3 @@ def shift_colour(
         axis=-1,
     ).astype(np.uint8)
     return cv2.cvtColor(cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), tables[None]), cv2.COLOR_HSV2RGB)
-
-
-def _size(image: np.ndarray) -> Size:
-    return image.shape[0], image.shape[1]

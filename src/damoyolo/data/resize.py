@@ -42,13 +42,13 @@ class Resize:
 
     def content(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
         """The image at its fitted size, not padded; `image` itself where it has that size already."""
-        height, width = self.fitted(_size(image))
+        height, width = self.fitted(size_of(image))
         return image if image.shape[:2] == (height, width) else cv2.resize(image, (width, height))
 
     def image(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
         """The image at exactly `size`; `image` itself where it has that size already."""
         content = self.content(image)
-        bottom, right = (side - used for side, used in zip(self.size, _size(content), strict=True))
+        bottom, right = (side - used for side, used in zip(self.size, size_of(content), strict=True))
         if bottom == right == 0:
             return content
         return cv2.copyMakeBorder(content, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=(PAD,) * 3)
@@ -78,5 +78,6 @@ def clip(boxes: Float32[np.ndarray, "n 4"], size: Size) -> Float32[np.ndarray, "
     return clipped
 
 
-def _size(image: UInt8[np.ndarray, "h w 3"]) -> Size:
+def size_of(image: UInt8[np.ndarray, "h w 3"]) -> Size:
+    """(height, width) in pixels."""
     return image.shape[0], image.shape[1]

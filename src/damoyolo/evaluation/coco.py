@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import hotcoco
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel, ValidationError
 from rich.console import Group
 from rich.table import Table
 
@@ -22,84 +20,20 @@ from damoyolo.data.dataset import Dataset
 from damoyolo.data.images import read_sized
 from damoyolo.detections import Detections
 from damoyolo.errors import UserError
+from damoyolo.evaluation.coco_files import (
+    Annotation,
+    GroundTruth,
+    Results,
+    category_ids,
+    read_content,
+    truth_of,
+)
 from damoyolo.spec import parse
 
 Detect = Callable[[list[UInt8[np.ndarray, "_ _ 3"]]], list[Detections]]
 
 ABSENT = -1.0
 """In place of a number that cannot be measured, such as the AP of small boxes where there are none."""
-
-Id = int | str
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Length = Annotated[float, Field(allow_inf_nan=False, ge=0)]
-BoxXywh = Annotated[tuple[Finite, Finite, Length, Length], Field(strict=False)]
-
-
-def _area_or_none(value: Any) -> float | None:
-    """Tools write nothing, null or nonsense for an area they do not know."""
-    known = isinstance(value, int | float) and math.isfinite(value) and value >= 0
-    return float(value) if known else None
-
-
-class _Entry(BaseModel):
-    """One entry of a COCO file; fields that the metrics do not need are skipped."""
-
-    model_config = ConfigDict(frozen=True, strict=True)
-
-
-class Image(_Entry):
-    """An entry of `images`."""
-
-    id: Id
-
-
-class Category(_Entry):
-    """An entry of `categories`."""
-
-    id: Id
-    name: str
-
-
-class Annotation(_Entry):
-    """An entry of `annotations`: a box x, y, width, height in pixels, or a crowd."""
-
-    image_id: Id
-    category_id: Id
-    bbox: BoxXywh
-    area: Annotated[float | None, BeforeValidator(_area_or_none)] = None
-    iscrowd: Annotated[bool, BeforeValidator(bool)] = False
-
-    @property
-    def measured_area(self) -> float:
-        """`area` (of the object's outline, where it is known), else the area of the box."""
-        return self.bbox[2] * self.bbox[3] if self.area is None else self.area
-
-
-class Numbered(_Entry):
-    """What makes an entry of a data set's `annotations` unique; results files do without."""
-
-    id: int
-
-
-class GroundTruth(_Entry):
-    """A COCO annotation file."""
-
-    images: list[Image]
-    categories: list[Category]
-    annotations: list[Annotation]
-
-
-class Result(_Entry):
-    """An entry of a COCO results file."""
-
-    image_id: Id
-    category_id: Id
-    bbox: BoxXywh
-    score: Finite
-
-
-class Results(RootModel[list[Result]]):
-    """A COCO results file."""
 
 
 @dataclass(frozen=True)
@@ -223,7 +157,7 @@ def find(
     progress: Callable[[int], None] | None = None,
 ) -> Found:
     """The first half of `evaluate`: what is in every image, of the classes that the dataset has."""
-    ids = _category_ids(dataset)
+    ids = category_ids(dataset)
     found = []
     for start in range(0, len(dataset.records), batch_size):
         records = dataset.records[start : start + batch_size]
@@ -237,12 +171,12 @@ def find(
 
 def compare(dataset: Dataset, found: Found) -> Report:
     """The second half of `evaluate`: what was found in all images, compared with the annotations."""
-    return _report(_truth_of(dataset), found)
+    return _report(truth_of(dataset), found)
 
 
 def curves(dataset: Dataset, found: Found) -> tuple[Curve, ...]:
     """Precision against recall of every class that the dataset has a box of."""
-    result = _accumulate(_truth_of(dataset), found)
+    result = _accumulate(truth_of(dataset), found)
     return tuple(
         Curve(name, result.precision[0, :, number, 0, 2])
         for number, (name, boxes) in enumerate(result.classes)
@@ -262,8 +196,8 @@ def evaluate_records(
         detections: records with `image_id`, `category_id`, `bbox` (x, y, width, height) and `score`.
         class_agnostic: only places count; a box of the wrong class is right. Leaves `per_class` empty.
     """
-    truth = parse(GroundTruth, *_content(ground_truth, "ground truth"))
-    content, where = _content(detections, "detections")
+    truth = parse(GroundTruth, *read_content(ground_truth, "ground truth"))
+    content, where = read_content(detections, "detections")
     results = parse(Results, content, where).root
     found = Found(
         [each.image_id for each in results],
@@ -272,47 +206,6 @@ def evaluate_records(
         np.array([each.score for each in results], dtype=np.float64),
     )
     return _report(truth, found, class_agnostic, where)
-
-
-def _content(source: str | Path | Any, name: str) -> tuple[Any, str]:
-    """What a JSON file, or the value itself, holds, and what to call it in messages."""
-    if not isinstance(source, str | Path):
-        return source, name
-    try:
-        return json.loads(Path(source).read_bytes()), str(source)
-    except OSError as error:
-        raise UserError(f"{source}: cannot be read ({error.strerror}); check the path") from error
-    except ValueError as error:
-        raise UserError(f"{source}: is not valid JSON ({error}); replace the file") from error
-
-
-def _truth_of(dataset: Dataset) -> GroundTruth:
-    """The annotation file's entries, crowds too, of the images and classes that the dataset holds."""
-    content, _ = _content(dataset.annotations, "annotations")
-    categories = {id_: name for name, id_ in _category_ids(dataset).items()}
-    images = {record.image_id for record in dataset.records}
-    annotations, seen = [], set()
-    for entry in content["annotations"]:
-        try:
-            identity, annotation = Numbered.model_validate(entry).id, Annotation.model_validate(entry)
-        except ValidationError:
-            continue  # reading the dataset has reported it
-        if identity in seen:
-            continue  # likewise
-        seen.add(identity)
-        if annotation.image_id in images and annotation.category_id in categories:
-            annotations.append(annotation)
-    return GroundTruth(
-        images=[Image(id=record.image_id) for record in dataset.records],
-        categories=[Category(id=id_, name=name) for id_, name in categories.items()],
-        annotations=annotations,
-    )
-
-
-def _category_ids(dataset: Dataset) -> dict[str, int]:
-    """By class, of the classes that the annotation file has."""
-    both = zip(dataset.class_names, dataset.category_ids, strict=True)
-    return {name: id_ for name, id_ in both if id_ >= 0}
 
 
 def _as_columns(detections: Detections, image_id: int | str, ids: Mapping[str, int | str]) -> Found:
