@@ -8,6 +8,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
+PICTURE_SCORE = 0.4
+"""Lowest score shown to people; evaluation takes the model's own, much lower threshold."""
+MAX_DETECTIONS = 500
+"""Boxes kept per image, over all classes."""
+
 
 @dataclass(frozen=True)
 class Detections:

@@ -18,19 +18,17 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from damoyolo.boxes.select import MAX_DETECTIONS, Selected, select
+from damoyolo.boxes.select import select
 from damoyolo.data.draw import draw
 from damoyolo.data.images import read_image
-from damoyolo.data.resize import Resize, clip
-from damoyolo.detections import Detections
+from damoyolo.data.resize import Resize, size_of, to_original
+from damoyolo.detections import MAX_DETECTIONS, PICTURE_SCORE, Detections
 from damoyolo.errors import UserError
 from damoyolo.files import write_atomically
 from damoyolo.nn.detector import Detector
 
 Image = UInt8[np.ndarray, "_ _ 3"]
 
-PICTURE_SCORE = 0.4
-"""Lowest score shown to people; evaluation takes the model's own, much lower threshold."""
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm")
 )
@@ -105,7 +103,14 @@ def detect(
     batch = pixels.to(next(model.parameters()).device).permute(0, 3, 1, 2).float()
     selected = select(model(batch), score, card.spec.nms_iou if nms_iou is None else nms_iou, max_detections)
     return [
-        _in_original(found, resize, image, card.class_names)
+        to_original(
+            found.boxes.cpu().numpy(),
+            found.scores.cpu().numpy(),
+            found.labels.cpu().numpy(),
+            resize,
+            size_of(image),
+            card.class_names,
+        )
         for found, image in zip(selected, images, strict=True)
     ]
 
@@ -264,13 +269,3 @@ def _open(path: Path) -> Image | Broken:
         return read_image(path)
     except UserError as error:
         return Broken(path, str(error))
-
-
-def _in_original(found: Selected, resize: Resize, image: Image, class_names: tuple[str, ...]) -> Detections:
-    """Boxes in pixels of the image, clipped to it; those outside (in a letterbox's padding) are dropped."""
-    size = (image.shape[0], image.shape[1])
-    boxes = clip(resize.invert(found.boxes.cpu().numpy(), size), size)
-    keep = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    return Detections(
-        boxes[keep], found.scores.cpu().numpy()[keep], found.labels.cpu().numpy()[keep], class_names
-    )

@@ -202,6 +202,14 @@ def read_image_size(value: int | str) -> tuple[int, int]:
     return height, width
 
 
+def given_image_size(value: int | str) -> tuple[int, int]:
+    """`read_image_size` of what a user gave; `UserError` for a mistake."""
+    try:
+        return read_image_size(value)
+    except ValueError as error:
+        raise UserError(f"image_size: {error}") from error
+
+
 class ModelCard(Frozen):
     """Everything a user of trained weights must know; it travels inside the weights file.
 

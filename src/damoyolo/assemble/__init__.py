@@ -6,21 +6,25 @@ from damoyolo.assemble.inspection import inspect_assignment
 from damoyolo.assemble.models import build
 from damoyolo.assemble.report import write_report
 from damoyolo.assemble.settings import CONFIG_FILE, read_config, resolve
+from damoyolo.assemble.shipping import Exported, export_model, verify
 from damoyolo.assemble.training import TrainResult, train
 
 __all__ = [
     "CONFIG_FILE",
+    "Exported",
     "TrainResult",
     "build",
     "choose_device",
     "convert",
     "demo",
     "evaluate",
+    "export_model",
     "inspect_assignment",
     "load",
     "prepare",
     "read_config",
     "resolve",
     "train",
+    "verify",
     "write_report",
 ]

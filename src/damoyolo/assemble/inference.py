@@ -16,7 +16,7 @@ from damoyolo.errors import UserError, nearest
 from damoyolo.evaluation import coco
 from damoyolo.nn.detector import Detector, fuse
 from damoyolo.prediction import detect
-from damoyolo.spec import read_image_size
+from damoyolo.spec import given_image_size
 from damoyolo.zoo import SIZES
 from damoyolo.zoo.mirrors import find_weights
 from damoyolo.zoo.weights import load_any, load_reference, load_weights, save_weights
@@ -45,7 +45,7 @@ def prepare(model: Detector, *, device: str = "auto", image_size: int | str | No
     """A copy for inference: RepConv fused, on the device, with inputs of `image_size` if given."""
     prepared = fuse(model)
     if image_size is not None:
-        prepared.card = model.card.model_copy(update={"image_size": _read_size(image_size)})
+        prepared.card = model.card.model_copy(update={"image_size": given_image_size(image_size)})
     return prepared.to(choose_device(device), memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
@@ -123,10 +123,3 @@ def choose_device(name: str) -> torch.device:
             f"device '{name}' cannot be used ({reason}); take auto, or what is here: {', '.join(available)}"
         ) from error
     return device
-
-
-def _read_size(value: int | str) -> tuple[int, int]:
-    try:
-        return read_image_size(value)
-    except ValueError as error:
-        raise UserError(f"image_size: {error}") from error

@@ -293,7 +293,10 @@ def _objective(
         return Objective(detector, Criterion(), precision, share_amount)
     settings = config.distill
     distillation = Distillation(
-        detector.card.spec.neck.out, teacher.card.spec.neck.out, partial(_comparison, settings, config.seed)
+        detector.card.spec.neck.out,
+        teacher.card.spec.neck.out,
+        partial(_comparison, settings, config.seed),
+        settings.normalise,
     ).to(world.device)
     if config.sync_norm:
         synchronise_norms(distillation, world)

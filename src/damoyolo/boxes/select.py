@@ -11,9 +11,8 @@ from torchvision.ops import batched_nms
 
 from damoyolo.boxes.decode import decode_boxes
 from damoyolo.boxes.types import Predictions
+from damoyolo.detections import MAX_DETECTIONS
 
-MAX_DETECTIONS = 500
-"""Boxes kept per image, over all classes."""
 TOP_K = 30_000
 """Candidates per image that suppression ever looks at; more appear only while a network is untrained."""
 FIRST_LOOK = 4096

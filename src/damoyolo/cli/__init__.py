@@ -23,6 +23,8 @@ VERBS = {
     "train": "Train a detector on your data.",
     "report": "Write a page of curves, numbers and pictures about a training run.",
     "inspect-assignment": "Show which points learn which objects.",
+    "export": "Write a model as a file that runs without PyTorch, and prove that it computes the same.",
+    "verify": "Prove again that an exported file computes what its model does.",
     "convert": "Turn a checkpoint of the original DAMO-YOLO into one file of ours.",
     "demo": "Train, evaluate and detect on a small data set drawn on the spot.",
 }

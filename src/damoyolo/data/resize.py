@@ -7,7 +7,9 @@ from typing import Literal
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int64, UInt8
+
+from damoyolo.detections import Detections
 
 Rule = Literal["stretch", "letterbox"]
 Size = tuple[int, int]
@@ -76,6 +78,20 @@ def clip(boxes: Float32[np.ndarray, "n 4"], size: Size) -> Float32[np.ndarray, "
     border = np.array([width, height, width, height], dtype=np.float32)
     clipped: Float32[np.ndarray, "n 4"] = np.clip(boxes, 0, border)
     return clipped
+
+
+def to_original(
+    boxes: Float32[np.ndarray, "n 4"],
+    scores: Float32[np.ndarray, " n"],
+    labels: Int64[np.ndarray, " n"],
+    resize: Resize,
+    original: Size,
+    class_names: tuple[str, ...],
+) -> Detections:
+    """Boxes of the resized image in the original, clipped to it; those in padding are dropped."""
+    boxes = clip(resize.invert(boxes, original), original)
+    keep = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    return Detections(boxes[keep], scores[keep], labels[keep], class_names)
 
 
 def size_of(image: UInt8[np.ndarray, "h w 3"]) -> Size:

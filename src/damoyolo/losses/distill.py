@@ -9,6 +9,7 @@ erased has been completed (`MaskedGeneration`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -88,12 +89,18 @@ class MaskedGeneration(nn.Module):
 
 
 class Level(nn.Module):
-    """One level: align channels, normalise both maps, compare."""
+    """One level: align channels, normalise both maps, compare.
 
-    def __init__(self, student: int, teacher: int, compare: nn.Module) -> None:
+    `normalise` says by whose statistics: those of the `batch`, or of each `image` alone.
+    """
+
+    def __init__(
+        self, student: int, teacher: int, compare: nn.Module, normalise: Literal["batch", "image"] = "batch"
+    ) -> None:
         super().__init__()
         self.align = nn.Conv2d(student, teacher, 1)
-        self.normalise = nn.BatchNorm2d(teacher, affine=False, track_running_stats=False)
+        norm = {"batch": nn.BatchNorm2d, "image": nn.InstanceNorm2d}[normalise]
+        self.normalise = norm(teacher, affine=False, track_running_stats=False)
         self.compare = compare
 
     def forward(
@@ -113,10 +120,15 @@ class Distillation(nn.Module):
         student: channels of the student's P3, P4, P5.
         teacher: channels of the teacher's.
         compare: makes the comparison for a level with so many channels.
+        normalise: both maps by the statistics of the `batch` (paper) or of each `image`.
     """
 
     def __init__(
-        self, student: Sequence[int], teacher: Sequence[int], compare: Callable[[int], nn.Module]
+        self,
+        student: Sequence[int],
+        teacher: Sequence[int],
+        compare: Callable[[int], nn.Module],
+        normalise: Literal["batch", "image"] = "batch",
     ) -> None:
         super().__init__()
         if len(student) != len(teacher):
@@ -125,7 +137,8 @@ class Distillation(nn.Module):
                 "take one with the same strides"
             )
         self.levels = nn.ModuleList(
-            Level(mine, other, compare(other)) for mine, other in zip(student, teacher, strict=True)
+            Level(mine, other, compare(other), normalise)
+            for mine, other in zip(student, teacher, strict=True)
         )
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Float[Tensor, ""]:

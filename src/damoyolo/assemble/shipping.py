@@ -1,0 +1,294 @@
+"""From a detector to a file that is proved equal to it, and proving it again."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import importlib.metadata
+import platform
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from damoyolo.assemble.inference import evaluate
+from damoyolo.boxes.select import TOP_K, select
+from damoyolo.data.formats import read_coco
+from damoyolo.data.resize import Resize, size_of, to_original
+from damoyolo.detections import Detections
+from damoyolo.errors import RunError, UserError
+from damoyolo.evaluation import coco
+from damoyolo.export.bench import describe_machine, time_calls
+from damoyolo.export.card import ColourOrder, ExportCard, Head, Precision
+from damoyolo.export.divergence import first_divergence
+from damoyolo.export.formats import Format, format_of, write
+from damoyolo.export.proof import (
+    TOLERANCES,
+    Image,
+    Proof,
+    Raw,
+    Verification,
+    all_of,
+    compare_detections,
+    compare_expected,
+    compare_raw,
+    probe_images,
+    proof_path,
+    raw_outputs,
+    read_proof,
+    sample,
+    sha256_of_images,
+)
+from damoyolo.export.rewrite import Network
+from damoyolo.export.runtime import Runtime, open_runtime
+from damoyolo.files import write_atomically
+from damoyolo.nn.detector import Detector, fuse
+from damoyolo.spec import given_image_size
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and what it was compared with."""
+
+    file: Path
+    card: ExportCard
+    proof: Proof
+
+
+def export_model(
+    model: Detector,
+    output: str | Path,
+    *,
+    format: Format | None = None,  # noqa: A002 (the word every exporter uses)
+    head: Head = "raw",
+    precision: Precision = "fp32",
+    preprocess: ColourOrder | None = None,
+    dynamic: bool = False,
+    batch: int = 1,
+    image_size: int | str | None = None,
+    score_threshold: float | None = None,
+    nms_iou: float | None = None,
+    max_detections: int = 300,
+    images: Sequence[Image] = (),
+) -> Exported:
+    """Write a detector as a file that runs without torch, and prove it equal before it takes its place.
+
+    Args:
+        model: any detector; a copy of it is rewritten into fewer steps (`export.rewrite`).
+        output: the file; its suffix tells the format.
+        format: where the suffix does not.
+        head: `raw` (scores and boxes of all points), `topk` (the best of them), `nms` (after suppression).
+        precision: of the numbers inside.
+        preprocess: colour order of a graph that takes uint8 images (b h w 3); default float RGB (b 3 h w).
+        dynamic: any number of images of any size that is a multiple of 32.
+        batch: images at once, without `dynamic`.
+        image_size: a side or "HEIGHTxWIDTH" in pixels; default the model's own.
+        score_threshold: default the model's own, as
+        nms_iou: is; both are inside a graph with suppression.
+        max_detections: of the heads `topk` and `nms`.
+        images: to compare with, beside some that are drawn.
+
+    Raises:
+        UserError: for what cannot be exported so, or written there.
+        RunError: if the file does not compute the same; the proof then says where, and there is no file.
+    """
+    output = Path(output)
+    kind = format_of(output, format)
+    card = ExportCard(
+        spec=model.card.spec,
+        class_names=model.card.class_names,
+        image_size=model.card.image_size if image_size is None else given_image_size(image_size),
+        resize=model.card.resize,
+        head=head,
+        precision=precision,
+        preprocess=preprocess,
+        dynamic=dynamic,
+        batch=batch,
+        score_threshold=model.card.spec.score_threshold if score_threshold is None else score_threshold,
+        nms_iou=model.card.spec.nms_iou if nms_iou is None else nms_iou,
+        max_detections=max_detections,
+        weights_sha256=sha256_of_weights(model),
+        version=importlib.metadata.version("damoyolo"),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        part = Path(folder) / output.name
+        write(kind, model, card, part)
+        proof = prove(model, open_runtime(part), part, images)
+        write_atomically(proof_path(output), proof.model_dump_json(indent=1).encode())
+        if not proof.passed:
+            raise RunError(
+                f"{output}: {_failure(proof)}; it was not written, {proof_path(output)} tells more"
+            )
+        for file in sorted(
+            Path(folder).iterdir(), key=lambda each: each == part
+        ):  # the one to open comes last
+            write_atomically(output.with_name(file.name), file.read_bytes())
+    return Exported(output, card, proof)
+
+
+def prove(model: Detector, runtime: Runtime, file: Path, images: Sequence[Image] = ()) -> Proof:
+    """Compare a file with the model it came from, on drawn images and those given, and time both."""
+    card = runtime.card
+    size = card.image_size
+    probes = probe_images(size)
+    pictures = [*probes, *images]
+    reference = fuse(model).to("cpu", memory_format=torch.channels_last)  # type: ignore[call-overload]
+    expected = [_detected(reference, picture, card) for picture in pictures]
+    found = runtime.detect(pictures, score=card.score_threshold, max_detections=card.max_detections)
+    comparison = compare_detections(expected, found)
+    kept = [all_of(each) for each in expected[: len(probes)]]
+    if card.head == "raw":
+        resized = [runtime.resize.image(picture) for picture in pictures]
+        computed = [_computed(reference, picture) for picture in resized]
+        raw = compare_raw(computed, raw_outputs(runtime, resized))
+        comparison = comparison.model_copy(update={"score": raw.score, "box_px": raw.box_px})
+        kept = [sample(each) for each in computed[: len(probes)]]
+    tolerance = TOLERANCES[card.precision]
+    passed = comparison.passes(tolerance)
+    return Proof(
+        file=file.name,
+        sha256={each.name: _sha256(each) for each in sorted(file.parent.glob(f"{file.stem}.*"))},
+        weights_sha256=card.weights_sha256,
+        made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        machine=describe_machine(),
+        versions=_versions(),
+        images_sha256=sha256_of_images(probes),
+        tolerance=tolerance,
+        comparison=comparison,
+        passed=passed,
+        diverges_at=None if passed else _divergence(model, file, runtime, probes[-1]),
+        latency_ms=_latency(reference, runtime, probes[-1]),
+        expected=kept,
+    )
+
+
+def verify(
+    file: str | Path, model: Detector | None = None, data: str | Path | None = None, split: str = "val"
+) -> Verification:
+    """Compare a file with its model or, without one, with the numbers that its proof keeps.
+
+    Raises:
+        UserError: if the file is none of ours, was changed since it was proved, or came from other weights.
+    """
+    file = Path(file)
+    runtime = open_runtime(file)
+    card = runtime.card
+    tolerance = TOLERANCES[card.precision]
+    if model is None:
+        if data is not None:
+            raise UserError("--data: comparing the AP needs the model, too; give --weights")
+        proof, probes = read_proof(file), probe_images(card.image_size)
+        if sha256_of_images(probes) != proof.images_sha256:
+            raise UserError(
+                f"{proof_path(file)}: was made with other drawn images; give --weights to compare anew"
+            )
+        comparison = compare_expected(proof.expected, runtime, probes)
+        return Verification(
+            comparison=comparison,
+            tolerance=tolerance,
+            passed=comparison.passes(tolerance),
+            compared_with=f"the numbers kept in {proof_path(file).name}",
+        )
+    if sha256_of_weights(model) != card.weights_sha256:
+        raise UserError(f"{file}: was not made from these weights; give those it came from")
+    proof = prove(model, runtime, file)
+    ap = {}
+    if data is not None:
+        ap = {
+            "model": evaluate(
+                model, data, split, device="cpu", image_size="{}x{}".format(*card.image_size)
+            ).ap
+        }
+        ap["file"] = evaluate_runtime(runtime, data, split).ap
+    return Verification(
+        comparison=proof.comparison,
+        tolerance=tolerance,
+        passed=proof.passed,
+        compared_with="the model",
+        diverges_at=proof.diverges_at,
+        ap=ap,
+    )
+
+
+def evaluate_runtime(runtime: Runtime, data: str | Path, split: str = "val") -> coco.Report:
+    """The COCO numbers of an exported file on one split of a data set; classes are matched by name."""
+    card = runtime.card
+    dataset = read_coco(Path(data), split, class_names=card.class_names)
+    return coco.evaluate(partial(runtime.detect, score=card.score_threshold), dataset, batch_size=card.batch)
+
+
+def sha256_of_weights(model: Detector) -> str:
+    """Of all parameters and buffers with their names; a file of weights and what it loads as agree."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@torch.inference_mode()
+def _detected(reference: Detector, picture: Image, card: ExportCard) -> Detections:
+    """As `prediction.detect`, from no more candidates than a file with the head `topk` has."""
+    resize = Resize(card.resize, card.image_size)
+    predictions = reference(torch.from_numpy(_floats([resize.image(picture)])))
+    top_k = card.max_detections if card.head == "topk" else TOP_K
+    (found,) = select(predictions, card.score_threshold, card.nms_iou, card.max_detections, top_k)
+    boxes, scores, labels = (each.numpy() for each in (found.boxes, found.scores, found.labels))
+    return to_original(boxes, scores, labels, resize, size_of(picture), card.class_names)
+
+
+@torch.inference_mode()
+def _computed(reference: Detector, picture: Image) -> Raw:
+    predictions = reference(torch.from_numpy(_floats([picture])))
+    return predictions.scores[0].numpy(), predictions.boxes[0].numpy()
+
+
+def _floats(pictures: Sequence[Image]) -> np.ndarray:
+    """As a network takes them."""
+    return np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2), dtype=np.float32)
+
+
+def _latency(reference: Detector, runtime: Runtime, picture: Image) -> dict[str, dict[str, float]]:
+    """Of the networks alone, one batch."""
+    images = [picture] * runtime.card.batch
+    floats, given = torch.from_numpy(_floats(images)), runtime.batch(images)
+    with torch.inference_mode():
+        torch_ms = time_calls(lambda: reference(floats))
+    file_ms = time_calls(lambda: runtime.session.run(given))
+    return {
+        name: {"p50": each.p50, "p95": each.p95} for name, each in (("torch", torch_ms), ("file", file_ms))
+    }
+
+
+def _divergence(model: Detector, file: Path, runtime: Runtime, picture: Image) -> str:
+    images = [picture] * runtime.card.batch
+    return first_divergence(Network(model), file, _floats(images), runtime.batch(images))
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("damoyolo", "torch", "onnx", "onnxruntime", "openvino", "numpy"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _failure(proof: Proof) -> str:
+    """What differs too much, in words."""
+    differs, allowed = proof.comparison, proof.tolerance
+    alone = differs.only_model + differs.only_file
+    return (
+        f"does not compute what the model does: scores differ by up to {differs.score:.2g} (allowed "
+        f"{allowed.score}), boxes by {differs.box_px:.2g} px (allowed {allowed.box_px}), and {alone} of "
+        f"{differs.agree + alone} detections are on one side only; it diverges first at {proof.diverges_at}"
+    )

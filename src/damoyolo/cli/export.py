@@ -1,0 +1,93 @@
+"""`damoyolo export`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+Share = Annotated[float, Parameter(validator=Number(gte=0, lte=1))]
+Count = Annotated[int, Parameter(validator=Number(gte=1))]
+
+
+def export(
+    output: Path,
+    /,
+    *,
+    weights: str,
+    format: Literal["onnx", "openvino"] | None = None,  # noqa: A002 (the word every exporter uses)
+    head: Literal["raw", "topk", "nms"] = "raw",
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32",
+    preprocess: Literal["rgb", "bgr"] | None = None,
+    dynamic: Annotated[bool, Parameter(negative="")] = False,
+    batch: Count = 1,
+    image_size: str | None = None,
+    score: Share | None = None,
+    iou: Share | None = None,
+    max_detections: Count = 300,
+    images: str | None = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> None:
+    """Write a model as a file that runs without PyTorch, and prove that it computes the same.
+
+    Parameters
+    ----------
+    output
+        The file: .onnx, or .xml for OpenVINO. Its proof is written beside it, as OUTPUT.proof.json.
+    weights
+        A model size (Ns Nm Nl T S M L) or a weights file (.safetensors, .pth).
+    format
+        Where the suffix of the file does not tell.
+    head
+        raw: scores and boxes of all points; topk: the best of them; nms: what suppression leaves.
+    precision
+        Of the numbers inside.
+    preprocess
+        Take uint8 images (height, width, 3) in this order of colours, not float RGB planes.
+    dynamic
+        Any number of images of any size that is a multiple of 32.
+    batch
+        Images at once, without --dynamic.
+    image_size
+        Network input in pixels, a side or HEIGHTxWIDTH, multiples of 32; default the model's own.
+    score
+        Lowest score that counts, 0 to 1; default the model's own.
+    iou
+        Two boxes of a class that overlap more than this are one thing; default the model's own.
+    max_detections
+        Most boxes of the heads topk and nms.
+    images
+        An image, a folder or a pattern in quotes, to compare with, beside drawn ones.
+    as_json
+        Print the proof as JSON and nothing else.
+    """
+    from damoyolo import assemble
+    from damoyolo.data.images import read_image
+    from damoyolo.prediction import find_images
+
+    exported = assemble.export_model(
+        assemble.load(weights),
+        output,
+        format=format,
+        head=head,
+        precision=precision,
+        preprocess=preprocess,
+        dynamic=dynamic,
+        batch=batch,
+        image_size=image_size,
+        score_threshold=score,
+        nms_iou=iou,
+        max_detections=max_detections,
+        images=[read_image(path) for path in find_images(images)] if images else (),
+    )
+    proof = exported.proof
+    if as_json:
+        print(json.dumps(proof.model_dump(mode="json"), indent=1))
+        return
+    height, width = exported.card.image_size
+    print(f"{exported.file}: {height}x{width} px, head {head}, {precision}")
+    print(f"  {proof.comparison.summary()}")
+    print(f"  {proof.speed()}")

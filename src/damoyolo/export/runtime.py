@@ -1,0 +1,182 @@
+"""Detections from an exported file, with NumPy, OpenCV and the file's engine only; no torch.
+
+runtime = open_runtime("s.onnx")
+found = runtime("street.jpg")          # the same `Detections` that `damoyolo.predict` gives
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, Int64, UInt8
+
+from damoyolo.data.images import read_image
+from damoyolo.data.resize import Resize, size_of, to_original
+from damoyolo.detections import MAX_DETECTIONS, PICTURE_SCORE, Detections
+from damoyolo.errors import UserError
+from damoyolo.export.card import ExportCard
+from damoyolo.export.sessions import Device, Engine, Session, open_session
+from damoyolo.spec import given_image_size
+
+Image = UInt8[np.ndarray, "_ _ 3"]
+
+TOP_K = 30_000
+FIRST_LOOK = 4096
+"""Candidates that suppression looks at, at most and at first; see `boxes.select`."""
+
+
+def open_runtime(
+    path: str | Path,
+    *,
+    engine: Engine | None = None,
+    device: Device = "cpu",
+    threads: int | None = None,
+    class_names: Sequence[str] = (),
+    image_size: int | str | None = None,
+) -> Runtime:
+    """A file that `damoyolo export`, or the reference's converter, wrote, ready to detect.
+
+    Args:
+        path: .onnx, .xml (OpenVINO) and what else `sessions.ENGINES` names.
+        engine: what runs it; by default the suffix tells.
+        device: of ONNX Runtime: `cpu`, `cuda` or `tensorrt`.
+        threads: of the engine; default its own choice.
+        class_names: instead of those in the file; a file of the reference has none.
+        image_size: a side or "HEIGHTxWIDTH" in pixels, for files with dynamic sizes.
+    """
+    session = open_session(Path(path), engine, device, threads, class_names)
+    card = session.card if image_size is None else _resized(session.card, image_size, path)
+    return Runtime(session, card)
+
+
+class Candidates(NamedTuple):
+    """Boxes of one image in pixels of the network's input, before suppression; best first."""
+
+    boxes: Float32[np.ndarray, "n 4"]
+    scores: Float32[np.ndarray, " n"]
+    labels: Int64[np.ndarray, " n"]
+
+
+class Runtime:
+    """Images in, `Detections` out. `card` says what the file is."""
+
+    def __init__(self, session: Session, card: ExportCard) -> None:
+        self.session, self.card = session, card
+        self.resize = Resize(card.resize, card.image_size)
+
+    @overload
+    def __call__(self, images: Image | str | Path, **options: Any) -> Detections: ...
+    @overload
+    def __call__(self, images: Sequence[Image | str | Path], **options: Any) -> list[Detections]: ...
+    def __call__(
+        self, images: Image | str | Path | Sequence[Image | str | Path], **options: Any
+    ) -> Detections | list[Detections]:
+        """What is in an image, or in each of several, as RGB pixels or files; options as for `detect`."""
+        if isinstance(images, np.ndarray | str | Path):
+            return self([images], **options)[0]
+        pixels = [image if isinstance(image, np.ndarray) else read_image(image) for image in images]
+        return self.detect(pixels, **options)
+
+    def detect(
+        self,
+        images: Sequence[Image],
+        *,
+        score: float = PICTURE_SCORE,
+        nms_iou: float | None = None,
+        max_detections: int = MAX_DETECTIONS,
+    ) -> list[Detections]:
+        """What is in each image (RGB 0..255, any sizes), as `prediction.detect` finds it.
+
+        A file with suppression inside has its own `nms_iou`, and knows nothing under its own threshold.
+        """
+        if self.card.head in ("nms", "trt_nms") and nms_iou not in (None, self.card.nms_iou):
+            raise UserError(
+                f"nms_iou {nms_iou}: this file suppresses by itself, at {self.card.nms_iou}; export it with "
+                "another, or with the head raw or topk"
+            )
+        iou = self.card.nms_iou if nms_iou is None else nms_iou
+        found = []
+        for candidates, image in zip(self._candidates(images, score), images, strict=True):
+            boxes, scores, labels = suppress(candidates, iou, max_detections)
+            found.append(
+                to_original(boxes, scores, labels, self.resize, size_of(image), self.card.class_names)
+            )
+        return found
+
+    def batch(self, images: Sequence[Image]) -> np.ndarray:
+        """The images as the file takes them."""
+        pixels = np.stack([self.resize.image(image) for image in images])
+        if self.card.preprocess == "rgb":
+            return pixels
+        if self.card.preprocess == "bgr":
+            return np.ascontiguousarray(pixels[..., ::-1])
+        return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32)
+
+    def _candidates(self, images: Sequence[Image], score: float) -> Iterator[Candidates]:
+        size = len(images) if self.card.dynamic else self.card.batch
+        for start in range(0, len(images), max(1, size)):
+            part = list(images[start : start + size])
+            padded = part + part[-1:] * (size - len(part))  # a fixed batch is always full
+            outputs = self.session.run(self.batch(padded))
+            for image in range(len(part)):
+                yield self._read([output[image] for output in outputs], score)
+
+    def _read(self, outputs: list[np.ndarray], score: float) -> Candidates:
+        """Those of one image."""
+        if self.card.head == "raw":
+            scores, boxes = outputs
+            return raw_candidates(scores, boxes, score)
+        count, boxes, scores, labels = outputs
+        return final_candidates(count, boxes, scores, labels, score)
+
+
+def raw_candidates(
+    scores: Float32[np.ndarray, "p c"], boxes: Float32[np.ndarray, "p 4"], threshold: float
+) -> Candidates:
+    """Every class of every point whose score exceeds the threshold."""
+    hopeful = np.flatnonzero(scores > threshold)
+    values = scores.ravel()[hopeful]
+    order = np.argsort(-values, kind="stable")[:TOP_K]
+    points, labels = np.divmod(hopeful[order], scores.shape[1])
+    return Candidates(boxes[points].astype(np.float32), values[order].astype(np.float32), labels)
+
+
+def final_candidates(
+    count: np.ndarray,
+    boxes: Float32[np.ndarray, "k 4"],
+    scores: Float32[np.ndarray, " k"],
+    labels: np.ndarray,
+    threshold: float,
+) -> Candidates:
+    """Those of the k that are meant and exceed the threshold."""
+    meant = int((scores[: int(count[0])] > threshold).sum())
+    return Candidates(boxes[:meant], scores[:meant], labels[:meant].astype(np.int64))
+
+
+def suppress(candidates: Candidates, iou: float, most: int) -> Candidates:
+    """Non-maximum suppression within each class; the best `most`. As `boxes.select.select_boxes`."""
+    boxes, scores, labels = candidates
+    corners_and_sizes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).astype(np.float64)
+    nms: Any = cv2.dnn.NMSBoxesBatched  # its stubs know no arrays
+    kept = np.empty(0, dtype=np.int64)
+    for count in (FIRST_LOOK, TOP_K):  # what the best few already fill is final
+        found = nms(corners_and_sizes[:count], scores[:count], labels[:count], 0.0, iou)
+        kept = np.sort(np.asarray(found, dtype=np.int64).ravel())[:most]
+        if len(kept) == most or count >= len(scores):
+            break
+    return Candidates(boxes[kept], scores[kept], labels[kept])
+
+
+def _resized(card: ExportCard, image_size: int | str, where: str | Path) -> ExportCard:
+    """The card of a dynamic file for inputs of another size."""
+    size = given_image_size(image_size)
+    if size != card.image_size and not card.dynamic:
+        height, width = card.image_size
+        raise UserError(
+            f"{where}: takes images of {height}x{width} only; export it again with --image-size, or --dynamic"
+        )
+    return card.model_copy(update={"image_size": size})

@@ -1,0 +1,182 @@
+"""Engines that run an exported file, all behind one face. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from damoyolo.errors import UserError
+from damoyolo.export.card import METADATA_KEY, ExportCard
+
+Device = Literal["cpu", "cuda", "tensorrt"]
+Engine = Literal["onnxruntime", "openvino"]
+ENGINES: dict[str, Engine] = {".onnx": "onnxruntime", ".xml": "openvino"}
+"""What runs a file of that suffix unless one says otherwise."""
+
+
+class Session(Protocol):
+    """A loaded file."""
+
+    card: ExportCard
+
+    def run(self, images: np.ndarray) -> list[np.ndarray]:
+        """The outputs, in the card's order, for a batch as the card describes it."""
+
+
+def open_session(
+    path: Path,
+    engine: Engine | None = None,
+    device: Device = "cpu",
+    threads: int | None = None,
+    class_names: Sequence[str] = (),
+) -> Session:
+    """Load a file with its engine; see `runtime.open_runtime`."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; check the path")
+    if engine is None and path.suffix not in ENGINES:
+        raise UserError(
+            f"{path}: '{path.suffix}' is none of {', '.join(ENGINES)}, the suffixes of exported files"
+        )
+    if (engine or ENGINES[path.suffix]) == "onnxruntime":
+        return OnnxSession(path, threads, device, class_names)
+    if device != "cpu":
+        raise UserError(f"device '{device}': OpenVINO is used on the cpu here; take cpu, or an .onnx file")
+    return OpenVinoSession(path, threads, class_names=class_names)
+
+
+class OnnxSession:
+    """ONNX Runtime."""
+
+    def __init__(
+        self, path: Path, threads: int | None = None, device: Device = "cpu", class_names: Sequence[str] = ()
+    ) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads:
+            options.intra_op_num_threads = threads
+        try:
+            self._session = onnxruntime.InferenceSession(path, options, providers=_providers(device))
+        except Exception as error:  # its classes share no other base
+            raise UserError(
+                f"{path}: ONNX Runtime cannot load it ({_first_line(error)}); export it again"
+            ) from error
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        inputs = {each.name: each.shape for each in self._session.get_inputs()}
+        outputs = {each.name: each.shape for each in self._session.get_outputs()}
+        self.card = read_card(metadata.get(METADATA_KEY), inputs, outputs, class_names, str(path))
+        self._input = next(iter(inputs))
+
+    def run(self, images: np.ndarray) -> list[np.ndarray]:
+        """See `Session`."""
+        outputs: list[np.ndarray] = self._session.run(None, {self._input: images})
+        return outputs
+
+
+class OpenVinoSession:
+    """OpenVINO, for its own .xml and for ONNX."""
+
+    def __init__(
+        self,
+        path: Path,
+        threads: int | None = None,
+        precision: Literal["f32", "bf16"] | None = None,
+        class_names: Sequence[str] = (),
+    ) -> None:
+        import openvino
+
+        try:
+            model = openvino.Core().read_model(path)
+        except RuntimeError as error:
+            raise UserError(
+                f"{path}: OpenVINO cannot load it ({_first_line(error)}); export it again"
+            ) from error
+        text = _card_text(model, path)
+        inputs = {each.any_name: _shape(each) for each in model.inputs}
+        outputs = {each.any_name: _shape(each) for each in model.outputs}
+        self.card = read_card(text, inputs, outputs, class_names, str(path))
+        hint = precision or ("bf16" if self.card.precision == "bf16" else "f32")
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        self._request = openvino.compile_model(model, "CPU", settings).create_infer_request()
+
+    def run(self, images: np.ndarray) -> list[np.ndarray]:
+        """See `Session`."""
+        results = self._request.infer([images])
+        return [np.array(each) for each in results.values()]
+
+
+def read_card(
+    text: str | None,
+    inputs: dict[str, list[Any]],
+    outputs: dict[str, list[Any]],
+    class_names: Sequence[str],
+    where: str,
+) -> ExportCard:
+    """The card in a file's metadata; for a file of the reference, which has none, what its shapes tell.
+
+    Raises:
+        UserError: if the file is of neither kind, or `class_names` do not fit it.
+    """
+    card = ExportCard.from_json(text, where) if text else _card_of_reference(inputs, outputs, where)
+    if not class_names:
+        return card
+    if len(class_names) != len(card.class_names):
+        raise UserError(
+            f"{where}: {len(class_names)} class names were given, but the model has {len(card.class_names)} "
+            "classes; give one name per class"
+        )
+    return card.model_copy(update={"class_names": tuple(class_names)})
+
+
+def _card_of_reference(inputs: dict[str, list[Any]], outputs: dict[str, list[Any]], where: str) -> ExportCard:
+    """Images in, scores (b p c) and boxes (b p 4) out, in this order, as DAMO-YOLO's converter wrote."""
+    shapes = list(outputs.values())
+    images = next(iter(inputs.values())) if len(inputs) == 1 else []
+    plain = len(images) == 4 and images[1] == 3 and all(isinstance(side, int) for side in images[1:])
+    if not plain or len(shapes) != 2 or any(len(shape) != 3 for shape in shapes) or shapes[1][2] != 4:
+        told = ", ".join(f"{name} {shape}" for name, shape in outputs.items())
+        raise UserError(
+            f"{where}: is no file of damoyolo's and does not give scores (b p c) and boxes (b p 4) for "
+            f"images (b 3 h w) as DAMO-YOLO does; its outputs are {told}"
+        )
+    classes = shapes[0][2]
+    return ExportCard(
+        class_names=tuple(f"class{number}" for number in range(classes)),
+        image_size=(images[2], images[3]),
+        batch=images[0] if isinstance(images[0], int) else 1,
+    )
+
+
+def _providers(device: Device) -> list[str]:
+    import onnxruntime
+
+    wanted = {"cpu": "CPU", "cuda": "CUDA", "tensorrt": "Tensorrt"}[device] + "ExecutionProvider"
+    if wanted not in onnxruntime.get_available_providers():
+        raise UserError(
+            f"device '{device}': this ONNX Runtime has no {wanted}; install onnxruntime-gpu, or take cpu"
+        )
+    return [wanted, "CPUExecutionProvider"] if device != "cpu" else [wanted]
+
+
+def _card_text(model: Any, path: Path) -> str | None:
+    """What `openvino.describe` wrote, or ONNX's metadata, which OpenVINO does not read."""
+    if path.suffix == ".onnx":
+        import onnx
+
+        properties = onnx.load(path, load_external_data=False).metadata_props
+        return next((each.value for each in properties if each.key == METADATA_KEY), None)
+    return str(model.get_rt_info(METADATA_KEY).value) if model.has_rt_info(METADATA_KEY) else None
+
+
+def _shape(port: Any) -> list[Any]:
+    return [size.get_length() if size.is_static else None for size in port.partial_shape]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200]
