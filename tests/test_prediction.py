@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -140,7 +141,9 @@ def test_one_image_may_be_a_file_or_pixels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 2, 8])
 def test_a_broken_file_is_reported_and_the_rest_goes_on(folder: Path, batch_size: int) -> None:
-    first, second, third = predict_files(colour_model(), find_images(folder), batch_size=batch_size)
+    first, second, third = predict_files(
+        partial(detect, colour_model()), find_images(folder), batch_size=batch_size
+    )
     assert isinstance(first, Found)
     assert isinstance(second, Broken)
     assert isinstance(third, Found)
@@ -172,7 +175,7 @@ def test_a_source_without_images_is_an_error_that_says_what_to_do(folder: Path) 
 def test_pictures_and_lists_are_written(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     write(folder / "sub" / "a.PNG", photo((64, 96), (0, 0, 8, 8)))
-    results = list(predict_into(colour_model(), f"{folder}/**/*", output))
+    results = list(predict_into(partial(detect, colour_model()), f"{folder}/**/*", output))
     assert len(results) == 4
     files = sorted(path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file())
     assert files == ["a.png", "c.bmp.jpg", "detections.csv", "detections.json", "sub/a.PNG"]
@@ -195,12 +198,14 @@ def test_pictures_and_lists_are_written(folder: Path, tmp_path: Path) -> None:
 
 def test_an_image_too_long_for_a_jpeg_is_drawn_as_png(tmp_path: Path) -> None:
     write(tmp_path / "long.tif", photo((1, 65_501), (0, 0, 8, 1)))
-    assert len(list(predict_into(colour_model(), tmp_path / "long.tif", tmp_path / "out"))) == 1
+    assert (
+        len(list(predict_into(partial(detect, colour_model()), tmp_path / "long.tif", tmp_path / "out"))) == 1
+    )
     assert (tmp_path / "out" / "long.tif.jpg.png").is_file()
 
 
 def test_what_was_found_before_an_interruption_is_kept(folder: Path, tmp_path: Path) -> None:
-    results = predict_into(colour_model(), folder, tmp_path / "out", batch_size=1)
+    results = predict_into(partial(detect, colour_model()), folder, tmp_path / "out", batch_size=1)
     next(results)
     results.close()
     assert len(json.loads((tmp_path / "out" / "detections.json").read_text())) == 1
@@ -210,9 +215,9 @@ def test_a_second_run_removes_the_pictures_of_the_first_and_nothing_else(
     folder: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    list(predict_into(colour_model(), folder, output))
+    list(predict_into(partial(detect, colour_model()), folder, output))
     (output / "mine.png").write_bytes(b"not drawn by us")
-    list(predict_into(colour_model(), folder / "a.png", output))
+    list(predict_into(partial(detect, colour_model()), folder / "a.png", output))
     left = {path.name for path in output.iterdir()}
     assert left == {"a.png", "mine.png", "detections.json", "detections.csv"}
 
@@ -223,7 +228,7 @@ def test_only_pictures_inside_the_folder_are_ever_removed(folder: Path, tmp_path
     precious = write(tmp_path / "precious.png", photo((8, 8), (0, 0, 8, 8)))
     names = ["../precious.png", str(precious), "absent.png", 7, None]
     (output / "detections.json").write_text(json.dumps([{"picture": name} for name in names]))
-    list(predict_into(colour_model(), folder, output))
+    list(predict_into(partial(detect, colour_model()), folder, output))
     assert precious.exists()
 
 
@@ -234,7 +239,7 @@ def test_an_earlier_list_that_cannot_be_understood_is_replaced(
     output = tmp_path / "out"
     output.mkdir()
     (output / "detections.json").write_text(content)
-    assert len(list(predict_into(colour_model(), folder, output))) == 3
+    assert len(list(predict_into(partial(detect, colour_model()), folder, output))) == 3
     assert len(json.loads((output / "detections.json").read_text())) == 3
 
 
@@ -243,5 +248,5 @@ def test_the_images_themselves_are_never_overwritten(folder: Path, output: str) 
     write(folder / "sub" / "a.png", photo((64, 96), (0, 0, 8, 8)))
     before = {path: path.read_bytes() for path in folder.rglob("*.*")}
     with pytest.raises(UserError, match=r"a\.png: would be overwritten; choose another output folder"):
-        list(predict_into(colour_model(), f"{folder}/**/*.png", folder / output))
+        list(predict_into(partial(detect, colour_model()), f"{folder}/**/*.png", folder / output))
     assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before

@@ -9,29 +9,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from damoyolo.assemble import build, convert, evaluate, load, resolve, train
+    from damoyolo.assemble import build, evaluate, export_model, load, resolve, train
     from damoyolo.boxes.assign import AlignedOTA
     from damoyolo.config import TrainConfig
     from damoyolo.detections import Detections
     from damoyolo.errors import RunError, UserError
+    from damoyolo.export.runtime import open_runtime
     from damoyolo.nn.detector import Detector
     from damoyolo.prediction import predict
-    from damoyolo.spec import ModelCard, ModelSpec, Structure
+    from damoyolo.spec import ModelSpec, Structure
 
 _HOMES = {
     "AlignedOTA": "boxes.assign",
     "Detections": "detections",
     "Detector": "nn.detector",
-    "ModelCard": "spec",
     "ModelSpec": "spec",
     "RunError": "errors",
     "Structure": "spec",
     "TrainConfig": "config",
     "UserError": "errors",
     "build": "assemble",
-    "convert": "assemble",
     "evaluate": "assemble",
+    "export_model": "assemble",
     "load": "assemble",
+    "open_runtime": "export.runtime",
     "predict": "prediction",
     "resolve": "assemble",
     "train": "assemble",
@@ -41,16 +42,16 @@ __all__ = [
     "AlignedOTA",
     "Detections",
     "Detector",
-    "ModelCard",
     "ModelSpec",
     "RunError",
     "Structure",
     "TrainConfig",
     "UserError",
     "build",
-    "convert",
     "evaluate",
+    "export_model",
     "load",
+    "open_runtime",
     "predict",
     "resolve",
     "train",

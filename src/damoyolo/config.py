@@ -107,8 +107,8 @@ class DistillConfig(Config):
     """Of this loss beside the others."""
     temperature: PositiveFloat = 1.0
     """Of `cwd`; higher compares more of the background."""
-    normalise: Literal["batch", "image"] = "batch"
-    """Maps by the statistics of the batch (paper), or of each image, so that odd images weigh no more."""
+    normalise: Literal["batch", "image"] = "image"
+    """Maps by the statistics of each image, or of the batch (paper), where odd images outweigh the rest."""
     schedule: Literal["cosine", "until_plain", "constant"] = "cosine"
     """`cosine` falls to a tenth over the run; `until_plain` also ends with the augmentation (paper)."""
 

@@ -8,7 +8,7 @@ import glob
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from damoyolo.files import write_atomically
 from damoyolo.nn.detector import Detector
 
 Image = UInt8[np.ndarray, "_ _ 3"]
+Finder = Callable[[Sequence[Image]], list[Detections]]
+"""What is in each image: `detect` with a model, or the runtime of an exported file."""
 
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm")
@@ -128,33 +130,18 @@ def predict(
     return detect(model, [pixels], score=score, nms_iou=nms_iou, max_detections=max_detections)[0]
 
 
-def predict_files(
-    model: Detector,
-    paths: Sequence[Path],
-    *,
-    score: float = PICTURE_SCORE,
-    nms_iou: float | None = None,
-    max_detections: int = MAX_DETECTIONS,
-    batch_size: int = 8,
-) -> Iterator[Found | Broken]:
+def predict_files(finder: Finder, paths: Sequence[Path], batch_size: int = 8) -> Iterator[Found | Broken]:
     """What is in each file, in order; a file that cannot be read is reported as such and the rest goes on."""
     for start in range(0, len(paths), batch_size):
         files = [_open(path) for path in paths[start : start + batch_size]]
         images = [file for file in files if not isinstance(file, Broken)]
-        found = iter(detect(model, images, score=score, nms_iou=nms_iou, max_detections=max_detections))
+        found = iter(finder(images))
         for path, file in zip(paths[start:], files, strict=False):
             yield file if isinstance(file, Broken) else Found(path, file, next(found))
 
 
 def predict_into(
-    model: Detector,
-    source: str | Path,
-    output: Path,
-    *,
-    score: float = PICTURE_SCORE,
-    nms_iou: float | None = None,
-    max_detections: int = MAX_DETECTIONS,
-    batch_size: int = 8,
+    finder: Finder, source: str | Path, output: Path, batch_size: int = 8
 ) -> Iterator[Found | Broken]:
     """`predict_files` on the images of `source`, each drawn into the folder `output` before it is yielded.
 
@@ -166,9 +153,7 @@ def predict_into(
     earlier = _pictures_named(output)
     records = []
     try:
-        for result in predict_files(
-            model, paths, score=score, nms_iou=nms_iou, max_detections=max_detections, batch_size=batch_size
-        ):
+        for result in predict_files(finder, paths, batch_size):
             if isinstance(result, Found):
                 picture = save_picture(result, pictures[result.path])
                 result = replace(result, picture=picture.relative_to(output))

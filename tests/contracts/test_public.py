@@ -13,7 +13,14 @@ import damoyolo as dy
 from damoyolo.cli import VERBS, build_app
 
 MOST_NAMES = 16
-TORCHLESS = ("damoyolo", "damoyolo.spec", "damoyolo.config", "damoyolo.detections", "damoyolo.data.resize")
+TORCHLESS = (
+    "damoyolo",
+    "damoyolo.spec",
+    "damoyolo.config",
+    "damoyolo.detections",
+    "damoyolo.data.resize",
+    "damoyolo.export.runtime",
+)
 
 
 def test_the_public_names_are_few_sorted_and_have_homes() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -115,6 +117,23 @@ def test_bfloat16_maps_are_compared_in_float32() -> None:
         rough = distillation([student.bfloat16()], [teacher.bfloat16()])
     assert rough.dtype == torch.float32
     assert rough.item() == pytest.approx(exact.item(), rel=0.02)
+
+
+def test_by_image_an_odd_image_does_not_change_what_the_others_count_and_by_batch_it_does() -> None:
+    torch.manual_seed(0)
+    flat, teachers = torch.zeros(4, 3, 6, 6), torch.randn(4, 3, 6, 6)
+    glaring = teachers.clone()
+    glaring[0] *= 100.0
+
+    def loss_of_the_rest(normalise: Literal["batch", "image"], maps: Tensor) -> Tensor:
+        seen: list[Tensor] = []
+        distillation = Distillation((3,), (3,), lambda _: ChannelWise(), normalise)
+        distillation.levels[0].compare.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+        distillation([flat], [maps])
+        return ChannelWise()(flat[1:], seen[0][1:])
+
+    torch.testing.assert_close(loss_of_the_rest("image", glaring), loss_of_the_rest("image", teachers))
+    assert loss_of_the_rest("batch", glaring) < 0.5 * loss_of_the_rest("batch", teachers)
 
 
 def test_levels_that_do_not_fit_are_named() -> None:

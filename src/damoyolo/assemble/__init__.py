@@ -1,7 +1,7 @@
 """Where configurations are read and objects are built: the library behind the command line."""
 
 from damoyolo.assemble.demo import demo
-from damoyolo.assemble.inference import choose_device, convert, evaluate, load, prepare
+from damoyolo.assemble.inference import choose_device, convert, evaluate, load, open_finder, prepare
 from damoyolo.assemble.inspection import inspect_assignment
 from damoyolo.assemble.models import build
 from damoyolo.assemble.report import write_report
@@ -21,6 +21,7 @@ __all__ = [
     "export_model",
     "inspect_assignment",
     "load",
+    "open_finder",
     "prepare",
     "read_config",
     "resolve",

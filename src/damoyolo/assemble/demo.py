@@ -6,6 +6,7 @@ import glob
 import html
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from damoyolo.data.shapes import write_shapes
 from damoyolo.errors import UserError
 from damoyolo.evaluation.coco import Report
 from damoyolo.files import write_atomically
-from damoyolo.prediction import predict_into
+from damoyolo.prediction import detect, predict_into
 
 SETTINGS: dict[str, Any] = {
     "model": "Ns",
@@ -63,7 +64,9 @@ def demo(
     report = evaluate(model, data, device=config.device)
     say(f"3. evaluated on the validation images: AP {report.ap:.3f}, AP50 {report.ap50:.3f}")
     some = Path(glob.escape(str(data))) / "images" / "val_000*.jpg"
-    found = list(predict_into(prepare(model, device=config.device), some, folder / "pictures"))
+    found = list(
+        predict_into(partial(detect, prepare(model, device=config.device)), some, folder / "pictures")
+    )
     say(f"4. detected in {len(found)} of them: {folder / 'pictures'}")
     page = folder / "index.html"
     write_atomically(page, _page(config, result, report, [each.path.name for each in found]).encode())

@@ -7,15 +7,19 @@ import textwrap
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from damoyolo.data.dataset import check_images
 from damoyolo.data.formats import read_coco
+from damoyolo.detections import MAX_DETECTIONS, PICTURE_SCORE
 from damoyolo.errors import UserError, nearest
 from damoyolo.evaluation import coco
+from damoyolo.export.runtime import open_runtime
+from damoyolo.export.sessions import ENGINES
 from damoyolo.nn.detector import Detector, fuse
-from damoyolo.prediction import detect
+from damoyolo.prediction import Finder, detect
 from damoyolo.spec import given_image_size
 from damoyolo.zoo import SIZES
 from damoyolo.zoo.mirrors import find_weights
@@ -47,6 +51,25 @@ def prepare(model: Detector, *, device: str = "auto", image_size: int | str | No
     if image_size is not None:
         prepared.card = model.card.model_copy(update={"image_size": given_image_size(image_size)})
     return prepared.to(choose_device(device), memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def open_finder(
+    weights: str,
+    *,
+    device: str = "auto",
+    image_size: int | str | None = None,
+    score: float = PICTURE_SCORE,
+    nms_iou: float | None = None,
+    max_detections: int = MAX_DETECTIONS,
+) -> Finder:
+    """Ready to detect: a model, by size or weights file, or an exported file, by the suffix."""
+    limits: dict[str, Any] = {"score": score, "nms_iou": nms_iou, "max_detections": max_detections}
+    if Path(weights).suffix not in ENGINES:
+        return partial(detect, prepare(load(weights), device=device, image_size=image_size), **limits)
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device '{device}': an exported file runs on cpu or cuda")
+    runtime = open_runtime(weights, device="cuda" if device == "cuda" else "cpu", image_size=image_size)
+    return partial(runtime.detect, **limits)
 
 
 def evaluate(

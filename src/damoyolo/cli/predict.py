@@ -39,7 +39,7 @@ def predict(
     source
         An image, a folder, or a pattern in quotes such as 'photos/**/*.jpg'.
     weights
-        A model size (Ns Nm Nl T S M L) or a weights file (.safetensors, .pth).
+        A model size (Ns Nm Nl T S M L), a weights file (.safetensors, .pth) or an exported one (.onnx, .xml).
     output
         Folder for the pictures, detections.json and detections.csv.
     score
@@ -60,10 +60,15 @@ def predict(
     from damoyolo import assemble
     from damoyolo.prediction import Found, predict_into
 
-    model = assemble.prepare(assemble.load(weights), device=device, image_size=image_size)
-    results = predict_into(
-        model, source, output, score=score, nms_iou=iou, max_detections=max_detections, batch_size=batch_size
+    finder = assemble.open_finder(
+        weights,
+        device=device,
+        image_size=image_size,
+        score=score,
+        nms_iou=iou,
+        max_detections=max_detections,
     )
+    results = predict_into(finder, source, output, batch_size)
     records, good = [], 0
     for result in results:
         records.append(result.to_record())

@@ -17,6 +17,8 @@ Size = tuple[int, int]
 Window = tuple[int, int, int, int]
 """x1, y1, x2, y2 in whole pixels; the last column and row are outside."""
 
+THINNEST_PX = 0.01
+"""Less than that is left of a box outside the image, or in a letterbox's padding, when it is clipped."""
 PAD = 114
 """Grey value wherever a training or network image shows no photograph."""
 
@@ -88,9 +90,9 @@ def to_original(
     original: Size,
     class_names: tuple[str, ...],
 ) -> Detections:
-    """Boxes of the resized image in the original, clipped to it; those in padding are dropped."""
+    """Boxes of the resized image in the original, clipped to it; where nothing is left, none."""
     boxes = clip(resize.invert(boxes, original), original)
-    keep = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    keep = (boxes[:, 2:] - boxes[:, :2] > THINNEST_PX).all(axis=1)
     return Detections(boxes[keep], scores[keep], labels[keep], class_names)
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from torch import Tensor, nn
 
@@ -58,6 +57,7 @@ def _computed(network: Network, images: np.ndarray) -> dict[str, np.ndarray]:
 
 def _computed_by_onnx(file: Path, images: np.ndarray) -> dict[str, np.ndarray]:
     """All tensors of a graph, by name, in the order of its nodes."""
+    import onnx
     import onnxruntime
 
     model = onnx.load(file)
