@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +13,16 @@ from damoyolo.cli import VERBS, build_app
 from damoyolo.zoo import SIZES, read_spec
 
 README = (ROOT / "README.md").read_text()
-GUIDE = (ROOT / "docs" / "training.md").read_text()
-COMMANDS = re.findall(r"(?:^ {4}|`)damoyolo ([^`\n]+)", README + GUIDE, re.MULTILINE)
-LINKS = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if not link.startswith("http")]
+GUIDES = {"training.md": ("train",), "deploy.md": ("export", "verify", "bench", "predict")}
+"""Pages beside the log, and the verbs whose options they mention."""
+TEXTS = {name: (ROOT / "docs" / name).read_text() for name in GUIDES}
+COMMANDS = re.findall(r"(?:^ {4}|`)damoyolo ([^`\n]+)", README + "".join(TEXTS.values()), re.MULTILINE)
+LINKS = [
+    folder / link
+    for folder, text in ((ROOT, README), *((ROOT / "docs", text) for text in TEXTS.values()))
+    for link in re.findall(r"\]\(([^)#]+)\)", text)
+    if not link.startswith("http")
+]
 
 
 def test_its_two_commands_are_targets_of_the_makefile() -> None:
@@ -33,15 +41,18 @@ def test_its_commands_have_verbs_and_options_that_exist(command: str) -> None:
     assert {word for word in words if word.startswith("--")} <= known
 
 
-def test_the_guide_to_training_mentions_only_options_that_exist() -> None:
-    arguments = build_app()["train"].assemble_argument_collection(parse_docstring=True)
-    known = {name for argument in arguments for name in argument.names} | {"--help", "--weights"}
-    assert set(re.findall(r"`(--[a-z][a-z0-9.-]*)", GUIDE)) <= known
+@pytest.mark.parametrize("guide", GUIDES)
+def test_guides_mention_only_options_that_exist(guide: str) -> None:
+    known = {"--help", "--weights"}
+    for verb in GUIDES[guide]:
+        arguments = build_app()[verb].assemble_argument_collection(parse_docstring=True)
+        known |= {name for argument in arguments for name in argument.names}
+    assert set(re.findall(r"`(--[a-z][a-z0-9.-]*)", TEXTS[guide])) <= known
 
 
-@pytest.mark.parametrize("link", LINKS)
-def test_its_links_lead_to_files(link: str) -> None:
-    assert (ROOT / link).exists()
+@pytest.mark.parametrize("link", LINKS, ids=str)
+def test_links_lead_to_files(link: Path) -> None:
+    assert link.exists()
 
 
 def test_its_python_uses_public_names() -> None:
