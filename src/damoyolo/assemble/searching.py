@@ -1,0 +1,324 @@
+"""From a `SearchConfig` to the files of what was found."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from damoyolo.config import SearchConfig
+from damoyolo.errors import UserError
+from damoyolo.files import write_atomically
+from damoyolo.search.cost import CostModel, Costs, LatencyModel
+from damoyolo.search.entropy import DeepMad, MadNas, PaddedMadNas, Score
+from damoyolo.search.evolve import Axis, Member, Problem, State, begin, evolve
+from damoyolo.search.latency import MonotoneTable, OriginalTable, read_table
+from damoyolo.search.mutate import Mutator, OriginalMutator
+from damoyolo.search.pareto import knees, pareto_front, plot_front
+from damoyolo.search.space import SPACES, Space, genome_of
+from damoyolo.search.state import load_state, save_state
+from damoyolo.spec import ModelSpec, parse, read_yaml
+from damoyolo.zoo import read_spec
+
+CONFIG_FILE, STATE_FILE, RESULT_FILE = "config.yaml", "state.json", "search.json"
+FRONT_FILE, PICTURE_FILE = "front.json", "front.png"
+SAVE_SECONDS = 5.0
+SAY_SECONDS = 2.0
+FREE_TO_CHANGE = {"output", "candidates", "sizes"}
+"""Settings that a resumed search may change."""
+
+BUDGETS: dict[str, tuple[Axis, float]] = {
+    "max_latency_ms": ("latency_ms", 1.0),
+    "max_gflops": ("flops", 1e9),
+    "max_params_m": ("params", 1e6),
+    "max_layers": ("layers", 1.0),
+}
+"""By field: the cost that is limited, and the field's unit."""
+FRONTS: dict[str, Axis] = {"latency": "latency_ms", "gflops": "flops", "params": "params"}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A detector that was found, and the file that `damoyolo train --model` reads."""
+
+    spec: ModelSpec
+    score: float
+    costs: Costs
+    file: Path
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search ended with.
+
+    `found` is by rising cost; `rate` is candidates per second, and `counts` says what became of them;
+    `remark` says how far the latencies can be trusted; `stopped` tells that it was interrupted.
+    """
+
+    found: tuple[Found, ...]
+    front: tuple[Member, ...]
+    tried: int
+    rate: float
+    counts: dict[str, int]
+    remark: str
+    stopped: bool
+
+
+def search_backbone(
+    config: SearchConfig, resume: bool = False, say: Callable[[str], None] = print
+) -> SearchResult:
+    """Search and write what was found; Ctrl-C ends the search early and keeps what there is.
+
+    Args:
+        config: what is searched for and where its files go.
+        resume: go on with the search in the output folder, by its settings where none are given here; where
+            none began, begin.
+        say: told how far it is, every other second.
+
+    Raises:
+        UserError: for settings that contradict each other, a broken table or state, or an impossible budget.
+    """
+    if resume:
+        config = _as_begun(config)
+    _check(config)
+    state_file = config.output / STATE_FILE
+    if state_file.exists() and not resume:
+        raise UserError(
+            f"output: {config.output} holds a search; go on with --resume or choose another folder"
+        )
+    problem, spec = _problem(config)
+    settings = _settings(config)
+    if state_file.exists():
+        state = load_state(state_file, settings, problem)
+    else:
+        state = begin(problem, config.seed, config.workers)
+        text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        write_atomically(config.output / CONFIG_FILE, text.encode())
+    before, start = state.tried, time.perf_counter()
+    stopped = _run(config, problem, state, settings, say)
+    rate = (state.tried - before) / (time.perf_counter() - start)
+    return _write(config, problem, spec, state, rate, stopped)
+
+
+def _as_begun(config: SearchConfig) -> SearchConfig:
+    """The settings of the search in the output folder, with those that were given laid over them."""
+    path = config.output / CONFIG_FILE
+    if not path.exists():
+        return config
+    before = parse(SearchConfig, read_yaml(path), where=str(path))
+    return parse(SearchConfig, {**before.model_dump(), **config.model_dump(exclude_unset=True)}, "settings")
+
+
+def _run(
+    config: SearchConfig, problem: Problem, state: State, settings: dict[str, Any], say: Callable[[str], None]
+) -> bool:
+    """Search to the end, saving and telling now and then; whether it was interrupted."""
+    start = saved = told = time.perf_counter()
+    before = state.tried
+    try:
+        for _ in evolve(problem, state, config.candidates):
+            now = time.perf_counter()
+            if now - saved > SAVE_SECONDS:
+                save_state(state, settings, config.output / STATE_FILE)
+                saved = now
+            if now - told > SAY_SECONDS:
+                say(_progress(state, config.candidates, (state.tried - before) / (now - start)))
+                told = now
+        save_state(state, settings, config.output / STATE_FILE)
+    except KeyboardInterrupt:  # in the middle of a round; the last saved state is whole
+        return True
+    return False
+
+
+def _progress(state: State, candidates: int, rate: float) -> str:
+    best = state.members()[0]
+    return (
+        f"{state.tried:,} of {candidates:,} candidates, {rate:,.0f}/s, best score {best.score:.2f}; "
+        + _fates(state.counts)
+    )
+
+
+def _fates(counts: dict[str, int]) -> str:
+    """What became of the candidates, the most frequent first."""
+    total = sum(counts.values()) or 1
+    ordered = sorted(counts.items(), key=lambda each: -each[1])
+    return ", ".join(f"{name} {count / total:.1%}" for name, count in ordered)
+
+
+def _check(config: SearchConfig) -> None:
+    """Settings that do not go together."""
+    if config.latency_table is None and (config.max_latency_ms or config.front == "latency"):
+        raise UserError("latency_table: a latency needs a table of the device; give --latency-table")
+    if config.front is None and all(getattr(config, name) is None for name in BUDGETS):
+        options = ", ".join("--" + name.replace("_", "-") for name in BUDGETS)
+        raise UserError(f"budget: nothing limits the search; give one of {options}, or --front")
+    if config.sizes is not None and config.front is None:
+        raise UserError("sizes: several are chosen from a front; give --front latency, gflops or params")
+    if config.space == "mob" and (config.reference or config.counting == "searched"):
+        raise UserError(
+            "counting: the original search knows no depthwise blocks; leave out --reference and count "
+            "the detector or the backbone"
+        )
+
+
+def _problem(config: SearchConfig) -> tuple[Problem, ModelSpec]:
+    """What is searched for, and the spec that gives neck, head and thresholds to what is found."""
+    space = SPACES[config.space].within(config.min_widths, config.max_widths)
+    spec = read_spec(config.like or space.like)
+    image_size = config.image_size or spec.image_size
+    _check_widths(config, space)
+    price = CostModel(
+        space.frame,
+        image_size,
+        "searched" if config.reference else config.counting,
+        spec.neck,
+        spec.head,
+        config.num_classes,
+        _latency(config),
+    )
+    mutator = Mutator(space, image_size, config.max_layers)
+    smallest = mutator.smallest()
+    problem = Problem(
+        mutate=OriginalMutator(space, image_size, config.max_layers) if config.reference else mutator,
+        price=price,
+        score=_score(config, space, image_size),
+        budgets={
+            axis: getattr(config, name) * unit
+            for name, (axis, unit) in BUDGETS.items()
+            if getattr(config, name) is not None
+        },
+        starts=(mutator.repaired(genome_of(space.seed), random.Random(config.seed)), smallest),
+        front=FRONTS[config.front] if config.front else None,
+        size=config.population,
+    )
+    _check_reachable(config, problem, price)
+    return problem, spec.model_copy(update={"image_size": image_size, "published": None})
+
+
+def _check_widths(config: SearchConfig, space: Space) -> None:
+    """`UserError` where no widths lie in the ranges that were given."""
+    if any(low > high for low, high in space.ranges):
+        raise UserError(
+            f"max_widths: no multiples of 8 that do not fall from C3 to C5 lie between "
+            f"{config.min_widths or 'the least of the space'} and {config.max_widths or 'its most'}; "
+            "lower --min-widths or raise --max-widths"
+        )
+
+
+def _check_reachable(config: SearchConfig, problem: Problem, price: CostModel) -> None:
+    """`UserError` for a budget below the cheapest structure; it names the nearest that can be reached."""
+    smallest = problem.starts[-1]
+    least = price(smallest)
+    if isinstance(price.latency, MonotoneTable) and (missing := price.latency.missing(price.ops(smallest))):
+        raise UserError(f"latency_table: {config.latency_table} cannot price this space: {missing[0]}")
+    if math.isinf(least.latency_ms):
+        raise UserError(
+            f"latency_table: {config.latency_table} lacks operators of this space; choose another"
+        )
+    for name, (axis, unit) in BUDGETS.items():
+        limit, cost = getattr(config, name), getattr(least, axis) / unit
+        if limit is not None and cost > limit:
+            raise UserError(
+                f"{name}: {limit:g} cannot be reached, the least in space {config.space} counting the "
+                f"{price.scope} at {price.image_size} px is {_rounded_up(cost):g}; "
+                "allow more, or take a smaller --like or --image-size"
+            )
+
+
+def _rounded_up(cost: float) -> float:
+    """Three digits that are enough."""
+    unit = 10.0 ** (math.floor(math.log10(cost)) - 2)
+    return math.ceil(round(cost / unit, 6)) * unit
+
+
+def _latency(config: SearchConfig) -> LatencyModel | None:
+    if config.latency_table is None:
+        return None
+    rows = read_table(config.latency_table)
+    return (OriginalTable if config.reference else MonotoneTable)(rows, config.latency_batch)
+
+
+def _score(config: SearchConfig, space: Space, image_size: int) -> Score:
+    seen = image_size // 2 if space.seed.stem.type == "focus" else image_size
+    if config.score == "deepmad":
+        return DeepMad(space.frame, seen)
+    if config.score == "padded":
+        return PaddedMadNas(space.frame, seen, space.stage_weights)
+    return MadNas(space.frame, space.stage_weights)
+
+
+def _settings(config: SearchConfig) -> dict[str, Any]:
+    """All that a search's result hangs on; of the table its content."""
+    settings = config.model_dump(mode="json", exclude=FREE_TO_CHANGE)
+    if config.latency_table is not None:
+        settings["latency_table"] = hashlib.sha256(config.latency_table.read_bytes()).hexdigest()[:12]
+    return settings
+
+
+def _write(
+    config: SearchConfig, problem: Problem, like: ModelSpec, state: State, rate: float, stopped: bool
+) -> SearchResult:
+    members = state.members()
+    front: list[Member] = []
+    chosen = members[:1]
+    if problem.front:
+        front = pareto_front(members, problem.front)
+        chosen = knees(front, problem.front, config.sizes or 3)
+    found = []
+    for number, member in enumerate(chosen, start=1):
+        name = f"found-{number}" if problem.front else "found"
+        structure = problem.price.frame.structure(member.genome)
+        spec = like.model_copy(update={"name": f"{config.space}-{name}", "structure": structure})
+        file = config.output / f"{name}.yaml"
+        write_atomically(file, spec.to_yaml().encode())
+        found.append(Found(spec, member.score, member.costs, file))
+    remark = _trust(problem.price, chosen)
+    result = SearchResult(tuple(found), tuple(front), state.tried, rate, dict(state.counts), remark, stopped)
+    write_atomically(config.output / RESULT_FILE, json.dumps(summary(result), indent=1).encode())
+    if problem.front:
+        points = [{"score": member.score, **member.costs._asdict()} for member in front]
+        write_atomically(config.output / FRONT_FILE, json.dumps(points, indent=1).encode())
+        picture = plot_front(front, problem.front, chosen, members)
+        write_atomically(config.output / PICTURE_FILE, picture)
+    return result
+
+
+def _trust(price: CostModel, chosen: Sequence[Member]) -> str:
+    """How exact the latency table is, and how much of what was chosen lies outside it."""
+    table = price.latency
+    if not isinstance(table, MonotoneTable):
+        return ""
+    errors = table.errors()
+    said = ""
+    if len(errors):
+        said = (
+            f"the latency table errs by more than {np.median(errors):.0%} at half of its operators and by "
+            f"more than {np.quantile(errors, 0.95):.0%} at one in twenty, when it is not shown them"
+        )
+    ops = [op for member in chosen for op in price.ops(member.genome)]
+    outside = sum(map(table.is_bound, ops))
+    if outside:
+        said += f"; {outside} of {len(ops)} operators found lie outside it and count as the next larger one"
+    return said.removeprefix("; ")
+
+
+def summary(result: SearchResult) -> dict[str, Any]:
+    """The result as plain values."""
+    found = [{"file": each.file.name, "score": each.score, **each.costs._asdict()} for each in result.found]
+    return {
+        "found": found,
+        "tried": result.tried,
+        "candidates_per_second": round(result.rate),
+        "fates": result.counts,
+        "remark": result.remark,
+        "stopped": result.stopped,
+    }

@@ -1,0 +1,78 @@
+"""`damoyolo search`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from damoyolo.config import SearchConfig
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from damoyolo.assemble.searching import SearchResult
+
+
+def search(
+    *,
+    resume: Annotated[bool, Parameter(negative="")] = False,
+    settings: Annotated[
+        SearchConfig | None,
+        Parameter(name="*", negative_iterable=(), negative_bool=(), consume_multiple=True),
+    ] = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
+    """Search a backbone within a budget, without training; found.yaml is what `train --model` reads.
+
+    Parameters
+    ----------
+    resume
+        Go on with the search in --output, by its settings, to what it would have found; or begin one.
+    settings
+        What is searched for.
+    as_json
+        Print the result as JSON and nothing else.
+    """
+    import rich
+
+    from damoyolo.assemble.searching import search_backbone, summary
+
+    config = settings or SearchConfig()
+    result = search_backbone(config, resume, say=partial(print, file=sys.stderr))
+    if as_json:
+        print(json.dumps(summary(result), indent=1))
+    else:
+        rich.print(_table(result, config))
+        if result.remark:
+            print(result.remark)
+        print(f"train it with: damoyolo train DATA --model {result.found[0].file}")
+    if result.stopped:
+        print(f"stopped; go on with: damoyolo search --output {config.output} --resume", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _table(result: SearchResult, config: SearchConfig) -> Table:
+    from rich.table import Table
+
+    counted = "searched" if config.reference else config.counting
+    fates = ", ".join(f"{name} {count:,}" for name, count in sorted(result.counts.items()))
+    table = Table(
+        title=f"{result.tried:,} candidates, {result.rate:,.0f}/s",
+        caption=f"costs of the {counted}; {fates}",
+    )
+    table.add_column("file")
+    for heading in ("score", "layers", "params M", "GFLOPs", "ms"):
+        table.add_column(heading, justify="right")
+    for each in result.found:
+        costs = each.costs
+        table.add_row(
+            *(each.file.name, f"{each.score:.1f}", str(costs.layers)),
+            *(f"{costs.params / 1e6:.2f}", f"{costs.flops / 1e9:.2f}"),
+            f"{costs.latency_ms:.3f}" if config.latency_table else "–",
+        )
+    return table

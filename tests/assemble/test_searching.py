@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import damoyolo as dy
+from damoyolo.assemble import searching
+from damoyolo.assemble.searching import SearchResult, search_backbone
+from damoyolo.config import SearchConfig
+from damoyolo.errors import UserError
+from damoyolo.nn.detector import fuse
+from damoyolo.search import evolve
+from damoyolo.spec import ModelSpec
+from damoyolo.zoo import read_spec
+
+
+@pytest.fixture(autouse=True)
+def _short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evolve, "ROUND", 100)
+
+
+def config(output: Path, **settings: Any) -> SearchConfig:
+    settings = {"candidates": 300, "population": 64, "num_classes": 3, **settings}
+    return SearchConfig(output=output, **settings)
+
+
+def searched(output: Path, resume: bool = False, **settings: Any) -> SearchResult:
+    return search_backbone(config(output, **settings), resume, say=lambda line: None)
+
+
+def write_table(path: Path) -> Path:
+    """A device on which time goes with the work, in the table's format."""
+    lines = [
+        f"{{Regular,1,{int(ratio * cout)},{side},{side},{cout},{kernel},{stride},{fused}}} "
+        f"{0.001 + 1e-8 * ratio * (cout * kernel * side / stride) ** 2:.6f}"
+        for ratio in (0.25, 0.5, 1, 2, 4)
+        for cout in (8, 64, 1024)
+        for side in (4, 32, 96)
+        for kernel in (1, 3)
+        for stride in (1, 2)
+        for fused in (0, 1)
+    ]
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.mark.parametrize("space", ["k1kx", "csp", "mob"])
+def test_what_is_found_can_be_built_and_costs_what_was_said(space: str, tmp_path: Path) -> None:
+    result = searched(tmp_path, space=space, image_size=96, max_layers=31, max_params_m=20.0)
+    (found,) = result.found
+    assert ModelSpec.read(found.file) == found.spec
+    detector = dy.build(str(found.file), num_classes=3)
+    assert sum(each.numel() for each in fuse(detector).parameters()) == found.costs.params <= 20e6
+    assert detector(torch.zeros(1, 3, 96, 96)).class_logits.shape[2] == 3
+    assert (found.costs.layers <= 31, result.tried, result.stopped) == (True, 300, False)
+
+
+def test_neck_and_head_are_those_of_the_size_that_is_named(tmp_path: Path) -> None:
+    (found,) = searched(tmp_path, like="S", max_layers=19, candidates=50).found
+    like = read_spec("S")
+    assert (found.spec.neck, found.spec.head) == (like.neck, like.head)
+    assert (found.spec.image_size, found.spec.published) == (like.image_size, None)
+
+
+def test_several_budgets_hold_together_and_the_reasons_are_counted(tmp_path: Path) -> None:
+    table = write_table(tmp_path / "table.txt")
+    budgets = {"max_latency_ms": 3.0, "max_gflops": 0.5, "max_params_m": 9.0, "max_layers": 21}
+    result = searched(tmp_path / "run", image_size=96, latency_table=table, **budgets)
+    costs = result.found[0].costs
+    assert 0 < costs.latency_ms <= 3.0
+    assert (costs.flops <= 0.5e9, costs.params <= 9e6, costs.layers <= 21) == (True, True, True)
+    written = json.loads((tmp_path / "run" / "search.json").read_text())
+    assert sum(written["fates"].values()) == 300
+    assert written["found"][0]["score"] == result.found[0].score
+    assert result.remark.startswith("the latency table errs by more than ")
+
+
+@pytest.mark.parametrize(
+    ("budget", "least"),
+    [
+        (
+            {"max_gflops": 0.01},
+            "max_gflops: 0.01 cannot be reached, the least in space k1kx counting the detector",
+        ),
+        ({"max_params_m": 1.0}, "max_params_m: 1 cannot be reached"),
+        ({"max_layers": 5}, r"max_layers: 5 cannot be reached, .* is 11;"),
+    ],
+)
+def test_an_impossible_budget_names_the_nearest_reachable(
+    budget: dict[str, Any], least: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=least) as told:
+        searched(tmp_path / "a", image_size=96, **budget)
+    (name,) = budget
+    nearest = float(str(told.value).split(" px is ")[1].split(";")[0])
+    again = {name: type(budget[name])(nearest)}
+    assert searched(tmp_path / "b", image_size=96, candidates=10, **again).found
+
+
+def test_a_table_that_lacks_the_space_s_operators_is_told(tmp_path: Path) -> None:
+    table = write_table(tmp_path / "table.txt")
+    with pytest.raises(UserError, match=r"cannot price this space: it has no .*depthwise"):
+        searched(tmp_path / "run", space="mob", image_size=96, latency_table=table, max_latency_ms=1.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "nothing limits the search"),
+        ({"max_latency_ms": 1.0}, "needs a table"),
+        ({"front": "latency"}, "needs a table"),
+        ({"max_layers": 19, "sizes": 3}, "chosen from a front"),
+        ({"max_layers": 40, "space": "mob", "reference": True}, "no depthwise blocks"),
+        ({"max_layers": 19, "max_widths": (8, 8, 8)}, "lower --min-widths or raise --max-widths"),
+        ({"max_layers": 19, "min_widths": (256, 64, 64)}, "no multiples of 8"),
+        ({"max_layers": 19, "like": "X"}, "no model size"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_told(
+    settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        searched(tmp_path, **settings)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_front_gives_a_family_a_table_and_a_picture(tmp_path: Path) -> None:
+    result = searched(tmp_path, image_size=96, front="gflops", sizes=2, max_layers=19)
+    files = [found.file.name for found in result.found]
+    assert files == ["found-1.yaml", "found-2.yaml"]
+    assert result.found[0].costs.flops < result.found[1].costs.flops
+    points = json.loads((tmp_path / "front.json").read_text())
+    assert [point["flops"] for point in points] == sorted({point["flops"] for point in points})
+    assert [point["score"] for point in points] == sorted({point["score"] for point in points})
+    assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_interrupted_search_keeps_what_it_has_and_goes_on_to_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"image_size": 96, "max_gflops": 1.0, "candidates": 500}
+    whole = searched(tmp_path / "whole", **settings)
+    real = searching.evolve
+
+    def interrupted(problem: Any, state: Any, candidates: int) -> Any:
+        for rounds, each in enumerate(real(problem, state, candidates)):
+            yield each
+            if rounds == 2:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(searching, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(searching, "evolve", interrupted)
+    stopped = searched(tmp_path / "part", **settings)
+    assert (stopped.stopped, stopped.tried) == (True, 300)
+    assert ModelSpec.read(stopped.found[0].file) == stopped.found[0].spec
+    monkeypatch.setattr(searching, "evolve", real)
+    resumed = search_backbone(SearchConfig(output=tmp_path / "part"), resume=True, say=lambda line: None)
+    assert (resumed.tried, resumed.stopped) == (500, False)
+    assert resumed.found[0].spec == whole.found[0].spec
+    assert resumed.counts == whole.counts
+
+
+def test_a_search_is_not_overwritten_and_not_resumed_with_other_settings(tmp_path: Path) -> None:
+    searched(tmp_path, max_layers=19, candidates=10)
+    with pytest.raises(UserError, match="holds a search; go on with --resume"):
+        searched(tmp_path, max_layers=19, candidates=10)
+    with pytest.raises(UserError, match="was made with max_layers 19, now it is 21"):
+        searched(tmp_path, resume=True, max_layers=21, candidates=10)
+    assert searched(tmp_path, resume=True, max_layers=19, candidates=40).tried == 40
+
+
+def test_progress_tells_rate_best_score_and_why_candidates_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "SAY_SECONDS", 0.0)
+    lines: list[str] = []
+    search_backbone(config(tmp_path, max_layers=19, max_gflops=18.0), say=lines.append)
+    assert len(lines) == 3
+    assert lines[0].startswith("100 of 300 candidates, ")
+    for part in ("/s, best score ", "seen before ", "too many FLOPs ", "kept "):
+        assert part in lines[0]
+
+
+def test_the_original_s_rules_can_be_followed(tmp_path: Path) -> None:
+    pytest.importorskip("scipy")
+    table = write_table(tmp_path / "table.txt")
+    result = searched(
+        tmp_path / "run",
+        image_size=96,
+        latency_table=table,
+        max_latency_ms=2.0,
+        max_layers=20,
+        reference=True,
+    )
+    last = result.found[0].spec.structure.blocks[-1]
+    assert (last.out, last.layers) == (384, 1)
+    assert result.found[0].costs.latency_ms <= 2.0
+
+
+def test_other_scores_can_be_asked_for(tmp_path: Path) -> None:
+    results = {
+        score: searched(
+            tmp_path / score, image_size=96, max_layers=19, max_gflops=1.0, score=score, candidates=300
+        )
+        for score in ("madnas", "deepmad", "padded")
+    }
+    assert len({result.found[0].score for result in results.values()}) == 3

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from damoyolo.assemble import searching
+from damoyolo.cli import main
+from damoyolo.spec import ModelSpec
+
+QUICK = ["--image-size", "96", "--candidates", "150", "--max-layers", "19"]
+
+
+def test_a_search_is_shown_as_a_table_and_says_how_to_train(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    assert main(["search", "--space", "k1kx", *QUICK, "--max-gflops", "2", "--output", str(output)]) == 0
+    shown = capsys.readouterr().out
+    assert "found.yaml" in shown
+    assert f"damoyolo train DATA --model {output / 'found.yaml'}" in shown
+    assert ModelSpec.read(output / "found.yaml").image_size == 96
+
+
+def test_the_result_is_json_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["search", *QUICK, "--front", "params", "--output", str(tmp_path / "run"), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert [each["file"] for each in shown["found"]] == ["found-1.yaml", "found-2.yaml", "found-3.yaml"]
+    assert shown["tried"] == 150
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--space", "k1k"], "--space: 'k1k' is none of k1kx"),
+        (["--max-gflop", "4"], "--max-gflop"),
+        (["--max-gflops", "-4"], "--max-gflops: Input should be greater than 0"),
+        (["--max-gflops", "4"], "max_gflops: 4 cannot be reached"),
+        ([], "nothing limits the search"),
+        (["--front", "watts"], "--front: "),
+        (["--max-latency-ms", "1", "--latency-table", "nowhere.txt"], "nowhere.txt cannot be read"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["search", *arguments, "--output", str(tmp_path / "run")]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert message in told
+    assert len(told.splitlines()) == 1
+
+
+def test_a_broken_state_is_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "state.json").write_text("{")
+    assert main(["search", *QUICK, "--resume", "--output", str(tmp_path)]) == 2
+    assert "is no state of a search" in capsys.readouterr().err
+
+
+def test_a_stopped_search_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(searching, "evolve", stop)
+    assert main(["search", *QUICK, "--output", str(tmp_path / "run")]) == 130
+    assert "--resume" in capsys.readouterr().err
+    assert (tmp_path / "run" / "found.yaml").exists()
