@@ -22,7 +22,7 @@ from rich.table import Table
 from damoyolo.assemble.loading import augmentation
 from damoyolo.config import AugmentConfig, TrainConfig
 from damoyolo.data.augment import mirror
-from damoyolo.data.formats import read_coco
+from damoyolo.data.formats import read_dataset
 from damoyolo.data.images import read_sized
 from damoyolo.data.loader import Batch, TrainingSet, TrainLoader
 from damoyolo.data.resize import Resize
@@ -99,7 +99,7 @@ def main():
         raise SystemExit(
             f"no data set in {args.data}; set DAMOYOLO_DATA to a folder with coco-slice, or --data"
         )
-    records = read_coco(args.data, "train").records
+    records = read_dataset(args.data, "train").records
     resize = Resize("stretch", (args.size, args.size))
     table = Table(title=f"{len(records)} images, {args.size} px, OpenCV {cv2.__version__}: images per second")
     table.add_column("pipeline")

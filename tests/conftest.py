@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "tests" / "golden"
 GOLDEN = Path(os.environ.get("DAMOYOLO_GOLDEN", SHIPPED))
 DATA = Path(os.environ.get("DAMOYOLO_DATA", ROOT.parent / "shared" / "data"))
 
+settings.register_profile("unhurried", deadline=None)  # the machine is shared
+settings.load_profile("unhurried")
 torch.set_num_threads(1)  # the fast tests run in parallel processes
 
 

@@ -119,7 +119,7 @@ class TrainConfig(Config):
     model: str = "Ns"
     """A size (Ns Nm Nl T S M L), a spec file (.yaml), or weights to start from (.safetensors, .pth)."""
     data: Path
-    """A folder with train.json, val.json and images/; a COCO folder; or a YAML file that names the paths."""
+    """A folder or YAML file of a data set: COCO JSON, YOLO text or Pascal VOC XML, found by looking."""
     output: Path = Path("runs/train")
     """Folder for weights, metrics and the resolved configuration."""
     teacher: str | None = None
@@ -178,3 +178,52 @@ class TrainConfig(Config):
     """Optimizer, learning rate and weight averaging."""
     distill: DistillConfig = DistillConfig()
     """How to learn from `teacher`."""
+
+
+class SearchConfig(Config):
+    """One search for a backbone."""
+
+    space: Literal["k1kx", "kxkx", "csp", "k1kxk1", "mob"] = "k1kx"
+    """Kind of blocks: `k1kx` as in T and S, `csp` as in M and L, `mob` depthwise as in Ns Nm Nl."""
+    like: str | None = None
+    """The size (Ns Nm Nl T S M L) whose neck and head the found one gets; default the space's nearest."""
+    image_size: Annotated[int, Field(ge=64, multiple_of=32)] | None = None
+    """Side of the image in pixels; default that size's own."""
+    num_classes: PositiveInt = 80
+    """Classes the head will tell apart."""
+    max_latency_ms: PositiveFloat | None = None
+    """Most milliseconds an image, by the table of latencies."""
+    max_gflops: PositiveFloat | None = None
+    """Most GFLOPs, 2 a multiply-add as `damoyolo models` shows them."""
+    max_params_m: PositiveFloat | None = None
+    """Most parameters in millions, RepConv fused."""
+    max_layers: PositiveInt | None = None
+    """Most convolutions one after another in the backbone, shortcuts and wrapping not counted."""
+    latency_table: Path | None = None
+    """Operator latencies of a device, a line each: {Type,Batch,Cin,H,W,Cout,K,Stride,Fused} milliseconds."""
+    latency_batch: PositiveInt | None = None
+    """Which of the table's batches to read, where it has several."""
+    min_widths: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
+    """Fewest channels of C3, C4 and C5; default the space's."""
+    max_widths: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
+    """Most channels of C3, C4 and C5; default the space's."""
+    counting: Literal["detector", "backbone", "searched"] = "detector"
+    """What budgets limit: all that is built, its backbone alone, or the original's model of the backbone."""
+    score: Literal["madnas", "deepmad", "padded"] = "madnas"
+    """Entropy as in the paper, as in DeepMAD, or as in the paper with zero padding counted (slow)."""
+    front: Literal["latency", "gflops", "params"] | None = None
+    """Find the best score at every cost, not the best within the budgets."""
+    sizes: PositiveInt | None = None
+    """How many to choose from that front, small to large; 3 by default with a front."""
+    candidates: PositiveInt = 500_000
+    """Structures to try, repeated and refused ones included."""
+    population: Annotated[int, Field(ge=2)] = 512
+    """Structures that may have children."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Of all random choices; the same seed and number of workers finds the same."""
+    workers: PositiveInt = 1
+    """Processes."""
+    reference: bool = False
+    """Count, mutate and read the table as the original code does, faults included; needs scipy."""
+    output: Path = Path("runs/search")
+    """Folder for what is found, as files for `damoyolo train --model`."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from damoyolo.data.dataset import check_images
-from damoyolo.data.formats import read_coco
+from damoyolo.data.formats import read_dataset
 from damoyolo.detections import MAX_DETECTIONS, PICTURE_SCORE
 from damoyolo.errors import UserError, nearest
 from damoyolo.evaluation import coco
@@ -87,7 +87,7 @@ def evaluate(
 
     Args:
         model: any detector; a copy of it is fused and moved.
-        data: a folder with train.json, val.json and images/; a COCO folder; or a YAML file with the paths.
+        data: a folder or YAML file of a data set: COCO JSON, YOLO text or Pascal VOC XML, found by looking.
         split: which annotations to compare with.
         batch_size: images detected at once.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
@@ -96,7 +96,7 @@ def evaluate(
         progress: called with the numbers of images done and in all.
     """
     prepared = prepare(model, device=device, image_size=image_size)
-    dataset = read_coco(Path(data), split, class_names=model.card.class_names, skip_bad=skip_bad)
+    dataset = read_dataset(Path(data), split, class_names=model.card.class_names, skip_bad=skip_bad)
     if skip_bad:
         dataset = check_images(dataset, skip_bad=True)
     total = len(dataset)

@@ -14,7 +14,7 @@ import torch
 from damoyolo.assemble.inference import prepare
 from damoyolo.boxes.types import Targets
 from damoyolo.data.dataset import Record
-from damoyolo.data.formats import read_coco
+from damoyolo.data.formats import read_dataset
 from damoyolo.data.images import read_sized
 from damoyolo.data.resize import Resize
 from damoyolo.errors import UserError
@@ -44,7 +44,7 @@ def inspect_assignment(
 
     Args:
         model: whose predictions the assignment goes by.
-        data: a folder with train.json, val.json and images/; a COCO folder; or a YAML file with the paths.
+        data: a folder or YAML file of a data set: COCO JSON, YOLO text or Pascal VOC XML, found by looking.
         output: folder for a picture of each image and `assignment.json`; pictures that only an earlier
             `assignment.json` there tells of are removed.
         split: train, val or test.
@@ -57,7 +57,7 @@ def inspect_assignment(
     """
     ready = prepare(model, device=device, image_size=image_size)
     names = model.card.class_names
-    dataset = read_coco(Path(data), split, class_names=names)
+    dataset = read_dataset(Path(data), split, class_names=names)
     records = _spread([record for record in dataset.records if len(record.labels)], images)
     if not records:
         raise UserError(f"{dataset.annotations}: has no boxes; take another --split")

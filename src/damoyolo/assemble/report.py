@@ -20,7 +20,7 @@ from damoyolo.assemble.settings import CONFIG_FILE, read_config
 from damoyolo.config import TrainConfig
 from damoyolo.data.dataset import Dataset, check_images
 from damoyolo.data.draw import colour_of
-from damoyolo.data.formats import read_coco
+from damoyolo.data.formats import read_dataset
 from damoyolo.data.images import read_sized
 from damoyolo.data.loader import TrainLoader
 from damoyolo.detections import Detections
@@ -130,7 +130,7 @@ def _read(folder: Path, device: str, batch_size: int, progress: Callable[[int, i
     model = load(best)
     names = model.card.class_names
     training, validation = (
-        read_coco(config.data, split, class_names=names, skip_bad=config.skip_bad)
+        read_dataset(config.data, split, class_names=names, skip_bad=config.skip_bad)
         for split in ("train", "val")
     )
     if config.skip_bad:

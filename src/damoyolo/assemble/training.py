@@ -22,7 +22,7 @@ from damoyolo.assemble.report import PAGE_FILE, write_report
 from damoyolo.assemble.settings import CONFIG_FILE, check_folder, choose_precision, to_yaml
 from damoyolo.config import DistillConfig, TrainConfig
 from damoyolo.data.dataset import Dataset, check_images
-from damoyolo.data.formats import read_coco
+from damoyolo.data.formats import read_dataset
 from damoyolo.data.loader import TrainLoader
 from damoyolo.errors import RunError, UserError, nearest
 from damoyolo.evaluation import coco
@@ -198,7 +198,7 @@ def _check_metric(name: str, validation: Dataset) -> None:
 
 
 def _read(config: TrainConfig, split: str, class_names: tuple[str, ...] | None = None) -> Dataset:
-    dataset = read_coco(config.data, split, class_names=class_names, skip_bad=config.skip_bad)
+    dataset = read_dataset(config.data, split, class_names=class_names, skip_bad=config.skip_bad)
     if split == "train" and not any(len(record.labels) for record in dataset.records):
         raise UserError(
             f"{dataset.annotations}: has no boxes, so there is nothing to learn; label the images"

@@ -31,7 +31,7 @@ def inspect_assignment(
     Parameters
     ----------
     data
-        A folder with train.json, val.json and images/; a COCO folder; or a YAML file with the paths.
+        A folder or YAML file of a data set: COCO JSON, YOLO text or Pascal VOC XML, found by looking.
     weights
         A model size (Ns Nm Nl T S M L) or a weights file (.safetensors, .pth).
     split

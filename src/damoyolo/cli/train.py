@@ -35,7 +35,7 @@ def train(
     Parameters
     ----------
     data
-        A folder with train.json, val.json and images/; a COCO folder; or a YAML file with the paths.
+        A folder or YAML file of a data set: COCO JSON, YOLO text or Pascal VOC XML, found by looking.
     recipe
         quick (small data, from scratch), finetune (from weights), coco (as published), or a YAML file;
         by default finetune where --model is a weights file, and quick otherwise.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -55,11 +56,22 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Crowd:
+    """A region with many objects of one class; xyxy in pixels of its image, not clipped to it."""
+
+    image_id: int
+    label: int
+    box: Float32[np.ndarray, "xyxy=4"]
+
+
+@dataclass(frozen=True)
 class Dataset:
     """One split, by image id.
 
     `category_ids[label]` is the class's id in `annotations`, or -1 where that file lacks the class.
-    `annotations` is the file as given, crowds included: the ground truth of an evaluation.
+    `annotations` is the file or folder as given; the ground truth of an evaluation, crowds included, is
+    `truth`, in COCO's form, or where that is None the COCO file `annotations`. `split_from` says how the
+    images were chosen where the data have no split of their own.
     """
 
     records: tuple[Record, ...]
@@ -67,6 +79,9 @@ class Dataset:
     category_ids: tuple[int, ...]
     annotations: Path
     report: Report
+    truth: Mapping[str, Any] | None = None
+    crowds: tuple[Crowd, ...] = ()
+    split_from: str = ""
 
     def __len__(self) -> int:
         return len(self.records)
@@ -77,7 +92,7 @@ class Dataset:
         empty = sum(len(record.labels) == 0 for record in self.records)
         return (
             f"{self.annotations}: {len(self)} images ({empty} without boxes), {boxes} boxes, "
-            f"{len(self.class_names)} classes; {self.report}"
+            f"{len(self.class_names)} classes; {self.report}{self.split_from and '; '}{self.split_from}"
         )
 
 

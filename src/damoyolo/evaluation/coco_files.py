@@ -98,8 +98,8 @@ def read_content(source: str | Path | Any, name: str) -> tuple[Any, str]:
 
 
 def truth_of(dataset: Dataset) -> GroundTruth:
-    """The annotation file's entries, crowds too, of the images and classes that the dataset holds."""
-    content, _ = read_content(dataset.annotations, "annotations")
+    """The annotations' entries, crowds too, of the images and classes that the dataset holds."""
+    content, _ = read_content(dataset.truth or dataset.annotations, "annotations")
     categories = {id_: name for name, id_ in category_ids(dataset).items()}
     images = {record.image_id for record in dataset.records}
     annotations, seen = [], set()

@@ -1,0 +1,39 @@
+"""What a check of a data set ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Level = Literal["error", "warning", "note"]
+"""An error stops a training or makes its numbers wrong; a warning may cost accuracy; a note does neither."""
+Example = tuple[str, tuple[Path, ...]]
+"""A sentence and the images to look at."""
+SHOWN = 5
+"""Examples of a finding that are told."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of thing that was found `count` times, with a sentence each for the first few.
+
+    `images` are those of the examples, to be looked at.
+    """
+
+    level: Level
+    title: str
+    count: int
+    examples: tuple[str, ...]
+    remedy: str
+    images: tuple[Path, ...] = field(default=(), compare=False)
+
+
+def finding(level: Level, title: str, examples: Sequence[Example], remedy: str) -> Finding | None:
+    """None where there is nothing."""
+    if not examples:
+        return None
+    shown = examples[:SHOWN]
+    images = tuple(dict.fromkeys(path for _, paths in shown for path in paths))
+    return Finding(level, title, len(examples), tuple(text for text, _ in shown), remedy, images)

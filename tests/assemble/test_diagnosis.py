@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from damoyolo.assemble import doctor, fix_data
+from damoyolo.data.formats import read_dataset
+from damoyolo.data.shapes import write_shapes
+from damoyolo.errors import UserError
+
+
+@pytest.fixture
+def sick(tmp_path: Path) -> Path:
+    """Drawn images: one truncated, one also in val, one with a box outside, one box there twice."""
+    folder = tmp_path / "sick"
+    write_shapes(folder, train=8, val=3, image_size=96)
+    content = json.loads((folder / "train.json").read_text())
+    shutil.copy(folder / "images" / "val_0000.jpg", folder / "images" / "train_0001.jpg")
+    path = folder / "images" / "train_0002.jpg"
+    path.write_bytes(path.read_bytes()[:600])
+    first = content["annotations"][0]
+    content["annotations"] += [{**first, "id": 900}, {**first, "id": 901, "bbox": [500, 0, 5, 5]}]
+    (folder / "train.json").write_text(json.dumps(content))
+    return folder
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_errors_come_first_and_make_data_unsound(sick: Path) -> None:
+    diagnosis = doctor(sick, device="cpu")
+    levels = [finding.level for finding in diagnosis.findings]
+    assert levels == sorted(levels, key=("error", "warning", "note").index)
+    assert diagnosis.count("error") == 3
+    assert not diagnosis.is_sound
+    assert diagnosis.command.startswith(f"damoyolo train {sick} --model Ns --recipe quick --image-size 320")
+
+
+def test_without_the_pixels_only_annotations_are_judged(sick: Path) -> None:
+    assert doctor(sick, device="cpu", pixels=False).count("error") == 1
+
+
+def test_a_corrected_copy_is_sound_and_the_original_is_as_it_was(sick: Path, tmp_path: Path) -> None:
+    before = digests(sick)
+    told = fix_data(sick, tmp_path / "fixed")
+    assert digests(sick) == before
+    assert "empty boxes 1, bad items 1; repeated boxes 1; images that another split has 1" in told["train"]
+    assert doctor(tmp_path / "fixed", device="cpu").is_sound
+    names = {record.path.name for record in read_dataset(tmp_path / "fixed", "train").records}
+    assert names == {f"train_{number:04d}.jpg" for number in (0, 3, 4, 5, 6, 7)}
+    assert len(read_dataset(tmp_path / "fixed", "val")) == 3
+
+
+def test_a_split_of_which_nothing_would_be_left_is_explained(tmp_path: Path) -> None:
+    write_shapes(tmp_path / "in", train=2, val=1, image_size=64)
+    shutil.copy(tmp_path / "in" / "train.json", tmp_path / "in" / "val.json")
+    with pytest.raises(UserError, match="every image of train is in another split, too"):
+        fix_data(tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_page_holds_findings_pictures_and_advice_and_needs_no_other_host(
+    sick: Path, tmp_path: Path
+) -> None:
+    diagnosis = doctor(sick, device="cpu", html=tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    text = re.sub(r"base64,[^\"]*", "", page)
+    for finding in diagnosis.findings:
+        assert finding.title in text
+    for advice in diagnosis.advice:
+        assert advice.reason.replace("'", "&#x27;") in text
+    assert diagnosis.command in text
+    assert page.count("data:image/jpeg;base64,") >= 3
+    assert page.count("data:image/png;base64,") == 1
+    assert not re.search(r"https?://|<script|<link", text)
+
+
+def test_its_json_says_all_of_it(sick: Path) -> None:
+    diagnosis = doctor(sick, device="cpu", image_size="96x128")
+    value = json.loads(diagnosis.to_json())
+    assert value["is_sound"] is False
+    assert value["image_size"] == [96, 128]
+    assert [each["title"] for each in value["findings"]] == [each.title for each in diagnosis.findings]
+    assert sum(value["boxes"]["val"].values()) > 3
