@@ -13,14 +13,14 @@ test: .venv/ready
 	$(RUN) pytest -q -m slow -n 2
 
 check: .venv/ready
-	$(RUN) ruff format --check src tests benchmarks
-	$(RUN) ruff check src tests benchmarks
+	$(RUN) ruff format --check src tests benchmarks examples
+	$(RUN) ruff check src tests benchmarks examples
 	$(RUN) mypy
 	$(BIN)/lint-imports
 
 format: .venv/ready
-	$(RUN) ruff format src tests benchmarks
-	$(RUN) ruff check --fix src tests benchmarks
+	$(RUN) ruff format src tests benchmarks examples
+	$(RUN) ruff check --fix src tests benchmarks examples
 
 .venv/ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -57,7 +57,15 @@ def test_predict_takes_an_exported_file_and_finds_the_same(
     cv2.imwrite(str(tmp_path / "photo.png"), photograph())
     records = []
     for model in (weights, exported):
-        command = ["predict", str(tmp_path / "photo.png"), "--weights", str(model), "--json", "--score", "0.6"]
+        command = [
+            "predict",
+            str(tmp_path / "photo.png"),
+            "--weights",
+            str(model),
+            "--json",
+            "--score",
+            "0.6",
+        ]
         assert main([*command, "--output", str(tmp_path / "out")]) == 0
         (record,) = json.loads(capsys.readouterr().out)
         records.append(record["detections"])

@@ -9,7 +9,20 @@ from damoyolo.cli import VERBS, build_app, main
 from damoyolo.errors import RunError, UserError
 
 COMMAND = [sys.executable, "-c", "import sys; from damoyolo.cli import main; sys.exit(main())"]
-QUICK_VERBS = ("models", "predict", "evaluate", "convert", "train", "demo")
+QUICK_VERBS = (
+    "models",
+    "predict",
+    "evaluate",
+    "convert",
+    "train",
+    "demo",
+    "export",
+    "verify",
+    "bench",
+    "search",
+    "doctor",
+    "convert-data",
+)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -31,12 +31,12 @@ def test_boxes_are_decoded_as_in_training_however_peaked_the_distributions(
 def test_the_best_pairs_are_found_by_looking_at_the_best_points_only(
     seed: int, count: int, classes: int, points: int
 ) -> None:
-    scores = torch.rand(2, classes, points, generator=torch.Generator().manual_seed(seed))
+    scores = torch.rand(2, points, classes, generator=torch.Generator().manual_seed(seed))
     values, labels, places = best(scores, count)
     kept = min(count, points)
     torch.testing.assert_close(values, scores.flatten(1).topk(kept).values)
     for image in range(2):
-        torch.testing.assert_close(scores[image, labels[image], places[image]], values[image])
+        torch.testing.assert_close(scores[image, places[image], labels[image]], values[image])
 
 
 def test_suppression_keeps_the_score_of_survivors_and_classes_apart() -> None:

@@ -17,16 +17,17 @@ import numpy as np
 import torch
 
 from damoyolo.assemble.inference import evaluate
+from damoyolo.assemble.quantization import Int8, quantized
 from damoyolo.boxes.select import TOP_K, select
-from damoyolo.data.formats import read_coco
+from damoyolo.data.formats import read_dataset
 from damoyolo.data.resize import Resize, size_of, to_original
 from damoyolo.detections import Detections
 from damoyolo.errors import RunError, UserError
 from damoyolo.evaluation import coco
 from damoyolo.export.bench import describe_machine, time_calls
 from damoyolo.export.card import ColourOrder, ExportCard, Head, Precision
-from damoyolo.export.divergence import first_divergence
-from damoyolo.export.formats import Format, format_of, write
+from damoyolo.export.formats import Format, aim, format_of, put_in_place, write, write_from_onnx
+from damoyolo.export.int8 import Quantization
 from damoyolo.export.proof import (
     TOLERANCES,
     Image,
@@ -53,11 +54,16 @@ from damoyolo.spec import given_image_size
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and what it was compared with."""
+    """What was written, and what it was compared with.
+
+    There is no proof of a file that cannot be run here; the remark then says why, and what to do.
+    """
 
     file: Path
     card: ExportCard
-    proof: Proof
+    proof: Proof | None
+    remark: str = ""
+    quantization: Quantization | None = None
 
 
 def export_model(
@@ -67,6 +73,7 @@ def export_model(
     format: Format | None = None,  # noqa: A002 (the word every exporter uses)
     head: Head = "raw",
     precision: Precision = "fp32",
+    int8: Int8 | None = None,
     preprocess: ColourOrder | None = None,
     dynamic: bool = False,
     batch: int = 1,
@@ -84,6 +91,7 @@ def export_model(
         format: where the suffix does not.
         head: `raw` (scores and boxes of all points), `topk` (the best of them), `nms` (after suppression).
         precision: of the numbers inside.
+        int8: make them INT8, with these data and within this loss.
         preprocess: colour order of a graph that takes uint8 images (b h w 3); default float RGB (b 3 h w).
         dynamic: any number of images of any size that is a multiple of 32.
         batch: images at once, without `dynamic`.
@@ -94,18 +102,22 @@ def export_model(
         images: to compare with, beside some that are drawn.
 
     Raises:
-        UserError: for what cannot be exported so, or written there.
+        UserError: for what cannot be exported so, or written there; a missing package is named.
         RunError: if the file does not compute the same; the proof then says where, and there is no file.
     """
     output = Path(output)
     kind = format_of(output, format)
-    card = ExportCard(
+    if int8 and precision not in ("fp32", "int8"):
+        raise UserError(f"--precision {precision}: is not INT8; give one of the two")
+    if precision == "int8" and not int8:
+        raise UserError("precision int8: needs photographs to measure ranges on; give --int8 and --data")
+    wanted = ExportCard(
         spec=model.card.spec,
         class_names=model.card.class_names,
         image_size=model.card.image_size if image_size is None else given_image_size(image_size),
         resize=model.card.resize,
         head=head,
-        precision=precision,
+        precision="int8" if int8 else precision,
         preprocess=preprocess,
         dynamic=dynamic,
         batch=batch,
@@ -115,20 +127,31 @@ def export_model(
         weights_sha256=sha256_of_weights(model),
         version=importlib.metadata.version("damoyolo"),
     )
+    target = aim(kind, output, wanted)
+    output = target.path
     with tempfile.TemporaryDirectory() as folder:
         part = Path(folder) / output.name
-        write(kind, model, card, part)
-        proof = prove(model, open_runtime(part), part, images)
-        write_atomically(proof_path(output), proof.model_dump_json(indent=1).encode())
-        if not proof.passed:
+        quantization = None
+        if int8:
+            graph, quantization = quantized(model, target.card, target.kind, int8, output)
+            write_from_onnx(target.kind, graph, target.card, part)
+        else:
+            write(target.kind, model, target.card, part)
+        proof = prove(model, open_runtime(part), part, images) if target.runs else None
+        if proof is None:
+            proof_path(output).unlink(missing_ok=True)  # of the file that is replaced
+        else:
+            proof = proof.model_copy(update={"quantization": quantization})
+            write_atomically(proof_path(output), proof.model_dump_json(indent=1).encode())
+        if proof and not proof.passed:
             raise RunError(
                 f"{output}: {_failure(proof)}; it was not written, {proof_path(output)} tells more"
             )
         for file in sorted(
             Path(folder).iterdir(), key=lambda each: each == part
         ):  # the one to open comes last
-            write_atomically(output.with_name(file.name), file.read_bytes())
-    return Exported(output, card, proof)
+            put_in_place(file, output.with_name(file.name))
+    return Exported(output, target.card, proof, target.remark, quantization)
 
 
 def prove(model: Detector, runtime: Runtime, file: Path, images: Sequence[Image] = ()) -> Proof:
@@ -218,7 +241,7 @@ def verify(
 def evaluate_runtime(runtime: Runtime, data: str | Path, split: str = "val") -> coco.Report:
     """The COCO numbers of an exported file on one split of a data set; classes are matched by name."""
     card = runtime.card
-    dataset = read_coco(Path(data), split, class_names=card.class_names)
+    dataset = read_dataset(Path(data), split, class_names=card.class_names)
     return coco.evaluate(partial(runtime.detect, score=card.score_threshold), dataset, batch_size=card.batch)
 
 
@@ -266,21 +289,29 @@ def _latency(reference: Detector, runtime: Runtime, picture: Image) -> dict[str,
 
 
 def _divergence(model: Detector, file: Path, runtime: Runtime, picture: Image) -> str:
+    if file.suffix not in (".onnx", ".xml"):
+        return "a place unknown, because only .onnx and .xml show their inside"
+    from damoyolo.export.divergence import first_divergence
+
     images = [picture] * runtime.card.batch
     return first_divergence(Network(model), file, _floats(images), runtime.batch(images))
 
 
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for name in ("damoyolo", "torch", "onnx", "onnxruntime", "openvino", "numpy"):
+    engines = ("onnx", "onnxruntime", "openvino", "tensorrt", "ncnn", "coremltools", "executorch")
+    for name in ("damoyolo", "torch", "numpy", *engines):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
 
 
 def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """Of a file, or of all files in a folder."""
+    digest = hashlib.sha256()
+    for part in sorted(each for each in (file, *file.rglob("*")) if each.is_file()):
+        digest.update(part.read_bytes())
+    return digest.hexdigest()
 
 
 def _failure(proof: Proof) -> str:

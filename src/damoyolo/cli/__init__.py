@@ -20,12 +20,16 @@ VERBS = {
     "models": "List the model suite with its published facts.",
     "predict": "Detect things in images and draw them.",
     "evaluate": "Compute the COCO numbers of a model, or of any detector's results.",
+    "search": "Search a backbone within a budget, without training.",
     "train": "Train a detector on your data.",
     "report": "Write a page of curves, numbers and pictures about a training run.",
     "inspect-assignment": "Show which points learn which objects.",
     "export": "Write a model as a file that runs without PyTorch, and prove that it computes the same.",
     "verify": "Prove again that an exported file computes what its model does.",
+    "bench": "Measure exported files side by side: time, images per second and memory.",
     "convert": "Turn a checkpoint of the original DAMO-YOLO into one file of ours.",
+    "doctor": "Look a data set over before a training: faults, leaks, advice, a corrected copy.",
+    "convert-data": "Write a data set in another format: COCO JSON or YOLO text.",
     "demo": "Train, evaluate and detect on a small data set drawn on the spot.",
 }
 

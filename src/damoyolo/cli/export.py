@@ -18,9 +18,17 @@ def export(
     /,
     *,
     weights: str,
-    format: Literal["onnx", "openvino"] | None = None,  # noqa: A002 (the word every exporter uses)
+    format: Literal[  # noqa: A002 (the word every exporter uses)
+        "onnx", "openvino", "tensorrt", "ncnn", "coreml", "executorch"
+    ]
+    | None = None,
     head: Literal["raw", "topk", "nms"] = "raw",
     precision: Literal["fp32", "fp16", "bf16"] = "fp32",
+    int8: Annotated[bool, Parameter(negative="")] = False,
+    data: Path | None = None,
+    split: str = "val",
+    max_drop: float = 0.5,
+    calibration_images: Count = 300,
     preprocess: Literal["rgb", "bgr"] | None = None,
     dynamic: Annotated[bool, Parameter(negative="")] = False,
     batch: Count = 1,
@@ -36,7 +44,8 @@ def export(
     Parameters
     ----------
     output
-        The file: .onnx, or .xml for OpenVINO. Its proof is written beside it, as OUTPUT.proof.json.
+        The file: .onnx, .xml (OpenVINO), .engine (TensorRT), .ncnn.param, .mlpackage (Core ML) or .pte
+        (ExecuTorch). Its proof is written beside it, as OUTPUT.proof.json.
     weights
         A model size (Ns Nm Nl T S M L) or a weights file (.safetensors, .pth).
     format
@@ -45,6 +54,16 @@ def export(
         raw: scores and boxes of all points; topk: the best of them; nms: what suppression leaves.
     precision
         Of the numbers inside.
+    int8
+        Numbers of eight bits, measured on --data; layers that lose too much stay in float and are named.
+    data
+        For --int8: a data set of the model's classes; its train split gives the images to calibrate with.
+    split
+        For --int8: what the AP is measured on.
+    max_drop
+        For --int8: AP points that may be lost; 0.5 is .005 of an AP from 0 to 1.
+    calibration_images
+        For --int8: how many, at most.
     preprocess
         Take uint8 images (height, width, 3) in this order of colours, not float RGB planes.
     dynamic
@@ -65,15 +84,20 @@ def export(
         Print the proof as JSON and nothing else.
     """
     from damoyolo import assemble
+    from damoyolo.assemble.quantization import Int8
     from damoyolo.data.images import read_image
+    from damoyolo.errors import UserError
     from damoyolo.prediction import find_images
 
+    if int8 != (data is not None):
+        raise UserError("--int8 and --data: go together; --data is the data set that INT8 is measured on")
     exported = assemble.export_model(
         assemble.load(weights),
         output,
         format=format,
         head=head,
         precision=precision,
+        int8=Int8(data, split, max_drop, calibration_images) if data else None,
         preprocess=preprocess,
         dynamic=dynamic,
         batch=batch,
@@ -85,9 +109,15 @@ def export(
     )
     proof = exported.proof
     if as_json:
-        print(json.dumps(proof.model_dump(mode="json"), indent=1))
+        unproved = {"file": exported.file.name, "passed": None, "remark": exported.remark}
+        print(json.dumps(proof.model_dump(mode="json") if proof else unproved, indent=1))
         return
     height, width = exported.card.image_size
-    print(f"{exported.file}: {height}x{width} px, head {head}, {precision}")
-    print(f"  {proof.comparison.summary()}")
-    print(f"  {proof.speed()}")
+    print(f"{exported.file}: {height}x{width} px, head {exported.card.head}, {exported.card.precision}")
+    if proof:
+        print(f"  {proof.comparison.summary()}")
+        print(f"  {proof.speed()}")
+    for line in exported.quantization.lines() if exported.quantization else ():
+        print(f"  {line}")
+    if exported.remark:
+        print(exported.remark)

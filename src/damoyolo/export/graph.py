@@ -5,6 +5,8 @@ The detector itself knows nothing of this.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int32, Int64
 from torch import Tensor, nn
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from damoyolo.boxes.points import Pyramid
 from damoyolo.export.card import ExportCard
 from damoyolo.export.rewrite import Network
-from damoyolo.export.suppress import suppress
+from damoyolo.export.suppress import efficient_nms, suppress
 from damoyolo.nn.detector import Detector
 from damoyolo.spec import STRIDES
 
@@ -33,36 +35,36 @@ class Grid:
 def decode(side_logits: Float[Tensor, "b 4 bins p"], origin: Tensor, step: Tensor) -> Float[Tensor, "b 4 p"]:
     """`boxes.decode.decode_boxes`, channel by channel: nothing is transposed on the way."""
     weights = (side_logits - side_logits.amax(dim=2, keepdim=True)).exp()
-    bins = torch.arange(side_logits.shape[2], dtype=side_logits.dtype)[:, None]
-    return origin + step * ((weights * bins).sum(dim=2) / weights.sum(dim=2))
+    bins = side_logits.shape[2]
+    sums = torch.tensor([list(range(bins)), [1] * bins], dtype=side_logits.dtype) @ weights
+    return origin + step * (sums[:, :, 0] / sums[:, :, 1])
 
 
 class Raw(nn.Module):
     """Everything: scores (b p c), 0..1, and boxes (b p 4), xyxy in pixels of the input."""
 
     def forward(
-        self, class_logits: Float[Tensor, "b c p"], side_logits: Float[Tensor, "b 4 bins p"], grid: Grid
+        self, class_logits: Float[Tensor, "b p c"], side_logits: Float[Tensor, "b 4 bins p"], grid: Grid
     ) -> tuple[Float[Tensor, "b p c"], Float[Tensor, "b p 4"]]:
-        """Transposed at the very end."""
+        """Boxes are transposed at the very end."""
         boxes = decode(side_logits, grid.origin, grid.step)
-        return class_logits.sigmoid().transpose(1, 2), boxes.transpose(1, 2)
+        return class_logits.sigmoid(), boxes.transpose(1, 2)
 
 
 class TopK(nn.Module):
-    """The best `count` pairs of point and class, best first; only their boxes are decoded."""
+    """The best `count` pairs of point and class, best first; only their sides are computed and decoded."""
 
     def __init__(self, count: int, score_threshold: float) -> None:
         super().__init__()
         self.count, self.score_threshold = count, score_threshold
 
     def forward(
-        self, class_logits: Float[Tensor, "b c p"], side_logits: Float[Tensor, "b 4 bins p"], grid: Grid
+        self, class_logits: Float[Tensor, "b p c"], side_logits_at: Callable[[Tensor], Tensor], grid: Grid
     ) -> Final:
         """The count is of those above the threshold."""
         logits, labels, points = best(class_logits, self.count)
-        chosen = points[:, None, None, :].expand(-1, *side_logits.shape[1:3], -1)
         origin, step = (each[:, points].transpose(0, 1) for each in (grid.origin, grid.step))
-        boxes = decode(side_logits.gather(3, chosen), origin, step)
+        boxes = decode(side_logits_at(points).float(), origin, step)
         return _final(boxes.transpose(1, 2), logits.sigmoid(), labels, self.score_threshold)
 
 
@@ -74,15 +76,34 @@ class Suppressed(nn.Module):
         self.count, self.score_threshold, self.iou = count, score_threshold, iou
 
     def forward(
-        self, class_logits: Float[Tensor, "b c p"], side_logits: Float[Tensor, "b 4 bins p"], grid: Grid
+        self, class_logits: Float[Tensor, "b p c"], side_logits: Float[Tensor, "b 4 bins p"], grid: Grid
     ) -> Final:
         """Scores of those beyond the count are 0."""
         boxes = decode(side_logits, grid.origin, grid.step).transpose(1, 2)
-        kept = suppress(boxes, class_logits.sigmoid(), self.iou, self.score_threshold, self.count)
-        scores, labels, points = best(kept, self.count)
+        scores = class_logits.sigmoid().transpose(1, 2)
+        kept = suppress(boxes, scores, self.iou, self.score_threshold, self.count)
+        scores, labels, points = best(kept.transpose(1, 2), self.count)
         return _final(
             boxes.gather(1, points[..., None].expand(-1, -1, 4)), scores, labels, self.score_threshold
         )
+
+
+class EfficientNms(nn.Module):
+    """What TensorRT's plug-in leaves, best first, at most `count`; it looks at the best few thousand only."""
+
+    def __init__(self, count: int, score_threshold: float, iou: float) -> None:
+        super().__init__()
+        self.count, self.score_threshold, self.iou = count, score_threshold, iou
+
+    def forward(
+        self, class_logits: Float[Tensor, "b p c"], side_logits: Float[Tensor, "b 4 bins p"], grid: Grid
+    ) -> Final:
+        """Boxes and scores beyond the count are 0."""
+        boxes = decode(side_logits, grid.origin, grid.step).transpose(1, 2)
+        outputs: Final = efficient_nms(
+            boxes, class_logits.sigmoid(), self.iou, self.score_threshold, self.count
+        )
+        return outputs
 
 
 class Graph(nn.Module):
@@ -90,7 +111,7 @@ class Graph(nn.Module):
 
     def __init__(self, detector: Detector, card: ExportCard) -> None:
         super().__init__()
-        self.network = Network(detector)
+        self.network = Network(detector, sparse=card.head == "topk")
         self.takes_bytes = card.preprocess is not None
         self.dtype = torch.float16 if card.precision == "fp16" else torch.float32
         self.network.to(self.dtype)
@@ -100,29 +121,31 @@ class Graph(nn.Module):
             "raw": Raw(),
             "topk": TopK(card.max_detections, card.score_threshold),
             "nms": Suppressed(card.max_detections, card.score_threshold, card.nms_iou),
+            "trt_nms": EfficientNms(card.max_detections, card.score_threshold, card.nms_iou),
         }[card.head]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Images are float RGB 0..255 (b 3 h w), or uint8 (b h w 3) in the card's colour order."""
+        images = images.to(self.dtype)  # first of all: TensorRT does nothing else with bytes
         if self.takes_bytes:
             images = images.permute(0, 3, 1, 2)
-        class_logits, side_logits = self.network(images.to(self.dtype))
-        grid = Grid(*images.shape[2:])
-        outputs: tuple[Tensor, ...] = self.finish(class_logits.float(), side_logits.float(), grid)
+        class_logits, sides = self.network(images)
+        sides = sides.float() if isinstance(sides, Tensor) else sides
+        outputs: tuple[Tensor, ...] = self.finish(class_logits.float(), sides, Grid(*images.shape[2:]))
         return outputs
 
 
 def best(
-    scores: Float[Tensor, "b c p"], count: int
+    scores: Float[Tensor, "b p c"], count: int
 ) -> tuple[Float[Tensor, "b k"], Int64[Tensor, "b k"], Int64[Tensor, "b k"]]:
     """The highest `count` scores of each image (or all), descending, with their labels and points.
 
     Looks for the best points first: the best n pairs are among the n best points.
     """
-    points = scores.amax(dim=1).topk(min(count, scores.shape[2])).indices
-    classes = scores.shape[1]
-    hopeful = scores.gather(2, points[:, None, :].expand(-1, classes, -1))
-    values, places = hopeful.transpose(1, 2).flatten(1).topk(points.shape[1])
+    points = scores.amax(dim=2).topk(min(count, scores.shape[1])).indices
+    classes = scores.shape[2]
+    hopeful = scores.gather(1, points[..., None].expand(-1, -1, classes))
+    values, places = hopeful.flatten(1).topk(points.shape[1])
     return values, places % classes, points.gather(1, places // classes)
 
 

@@ -18,6 +18,7 @@ from pydantic import Field
 from damoyolo.detections import Detections
 from damoyolo.errors import UserError
 from damoyolo.export.card import Precision
+from damoyolo.export.int8 import Quantization
 from damoyolo.export.runtime import Runtime
 from damoyolo.spec import Frozen, parse
 
@@ -105,6 +106,7 @@ class Proof(Frozen):
     passed: bool
     diverges_at: str | None = None
     latency_ms: dict[str, dict[str, float]]
+    quantization: Quantization | None = Field(default=None, description="of an INT8 file")
     expected: list[Expected]
 
     def speed(self) -> str:

@@ -7,12 +7,14 @@ built that way.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 from typing import Any
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from damoyolo.nn.blocks import ConvNorm, Focus
@@ -20,26 +22,33 @@ from damoyolo.nn.detector import Detector, fuse
 from damoyolo.nn.head import ZeroHead
 from damoyolo.nn.neck import Fusion, RepGFPN
 
+SidesAt = Callable[[Tensor], Tensor]
+"""Gives the side logits (b 4 bins k) of the points (b k)."""
+
 
 class Network(nn.Module):
-    """Backbone, neck and joint head of a detector, rewritten; frozen, in eval mode, float32."""
+    """Backbone, neck and head of a detector, rewritten; frozen, in eval mode, float32.
+
+    With `sparse` its head is a `SparseHead`, else a `JointHead`.
+    """
 
     @torch.no_grad()
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, detector: Detector, *, sparse: bool = False) -> None:
         super().__init__()
         fused = fuse(detector).cpu().float()
         fold_norms(fused)
         merge_focus(fused)
         upsample_late(fused.neck)
         assert isinstance(fused.head, ZeroHead)
-        self.backbone, self.neck, self.head = fused.backbone, fused.neck, JointHead(fused.head)
+        self.backbone, self.neck = fused.backbone, fused.neck
+        self.head = SparseHead(fused.head) if sparse else JointHead(fused.head)
         self.eval().requires_grad_(False)
 
     def forward(
         self, images: Float[Tensor, "b 3 h w"]
-    ) -> tuple[Float[Tensor, "b c p"], Float[Tensor, "b 4 bins p"]]:
+    ) -> tuple[Float[Tensor, "b p c"], Float[Tensor, "b 4 bins p"] | SidesAt]:
         """Class logits and side logits of float RGB images 0..255."""
-        logits: tuple[Tensor, Tensor] = self.head(*self.neck(*self.backbone(images)))
+        logits: tuple[Tensor, Tensor | SidesAt] = self.head(*self.neck(*self.backbone(images)))
         return logits
 
 
@@ -125,29 +134,96 @@ class SplitConvolution(nn.Module):
 class JointHead(nn.Module):
     """ZeroHead with one convolution per scale for both tasks, the scales' factors folded in.
 
-    Gives logits channel by channel, as convolutions leave them, so that nothing is transposed on the way.
+    Gives side logits channel by channel, as convolutions leave them, so that they are not transposed.
     """
 
     def __init__(self, head: ZeroHead) -> None:
         super().__init__()
-        self.num_classes, self.bins, self.strides = head.num_classes, head.bins, head.strides
-        tasks: Any = zip(head.classify, head.regress, head.scales, strict=True)
+        self.num_classes, self.bins = head.num_classes, head.bins
         self.project = nn.ModuleList(
             _convolution(
-                torch.cat([classify.weight, scale * regress.weight]),
-                torch.cat([classify.bias, scale * regress.bias]),
+                torch.cat([classify.weight, weight]),
+                torch.cat([classify.bias, bias]),
                 padding=classify.padding,
             )
-            for classify, regress, scale in tasks
+            for classify, weight, bias in _tasks(head)
         )
 
     def forward(
         self, *maps: Float[Tensor, "b _ _ _"]
-    ) -> tuple[Float[Tensor, "b c p"], Float[Tensor, "b 4 bins p"]]:
+    ) -> tuple[Float[Tensor, "b p c"], Float[Tensor, "b 4 bins p"]]:
         """Class logits and side logits; points are ordered level by level, row by row."""
-        both = [project(x).flatten(2) for project, x in zip(self.project, maps, strict=True)]
-        class_logits, side_logits = torch.cat(both, dim=2).split([self.num_classes, 4 * self.bins], dim=1)
+        tasks = [self.num_classes, 4 * self.bins]
+        both = [
+            project(x).flatten(2).split(tasks, dim=1) for project, x in zip(self.project, maps, strict=True)
+        ]
+        class_logits = torch.cat([classes.transpose(1, 2) for classes, _ in both], dim=1)
+        side_logits = torch.cat([sides for _, sides in both], dim=2)
         return class_logits, side_logits.unflatten(1, (4, self.bins))
+
+
+class SparseHead(nn.Module):
+    """ZeroHead whose side logits are computed only at points that are asked for."""
+
+    def __init__(self, head: ZeroHead) -> None:
+        super().__init__()
+        self.bins = head.bins
+        self.classify = head.classify
+        self.regress = nn.ModuleList(SparseConvolution(weight, bias) for _, weight, bias in _tasks(head))
+
+    def forward(self, *maps: Float[Tensor, "b _ _ _"]) -> tuple[Float[Tensor, "b p c"], SidesAt]:
+        """Class logits of all points, and what computes the side logits of some."""
+        logits = [
+            classify(x).permute(0, 2, 3, 1).flatten(1, 2)
+            for classify, x in zip(self.classify, maps, strict=True)
+        ]
+        return torch.cat(logits, dim=1), partial(self.side_logits, maps)
+
+    def side_logits(
+        self, maps: tuple[Float[Tensor, "b _ _ _"], ...], points: Int64[Tensor, "b k"]
+    ) -> Float[Tensor, "b 4 bins k"]:
+        """Those of the chosen points, each of which lies on one of the maps."""
+        found: list[Tensor] = []
+        start = 0
+        for regress, x in zip(self.regress, maps, strict=True):
+            found.append(regress(x, points - start))
+            start += x.shape[2] * x.shape[3]
+        sides: Tensor = torch.stack(found).sum(dim=0).transpose(1, 2).unflatten(1, (4, self.bins))
+        return sides
+
+
+class SparseConvolution(nn.Module):
+    """A convolution with stride 1 and 'same' padding, computed at a few cells only."""
+
+    def __init__(self, weight: Float[Tensor, "o i kernel kernel"], bias: Float[Tensor, " o"]) -> None:
+        super().__init__()
+        self.kernel = weight.shape[-1]
+        self.weight = nn.Parameter(weight.detach().permute(2, 3, 1, 0).flatten(0, 2))
+        self.bias = nn.Parameter(bias.detach().clone())
+
+    def forward(self, x: Float[Tensor, "b i h w"], cells: Int64[Tensor, "b k"]) -> Float[Tensor, "b k o"]:
+        """Cells are counted row by row; 0 for those outside of the map."""
+        channels, height, width = x.shape[1:]
+        here = (cells >= 0) & (cells < height * width)
+        cells = cells.clamp(0, height * width - 1)
+        row = cells.div(width, rounding_mode="trunc")
+        taps = torch.arange(self.kernel) - self.kernel // 2
+        rows = row[..., None] + taps.repeat_interleave(self.kernel)
+        columns = (cells - row * width)[..., None] + taps.repeat(self.kernel)
+        inside = here[..., None] & (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+        places = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)
+        first = torch.arange(x.shape[0])[:, None, None] * (height * width)
+        taken = F.embedding(first + places, x.permute(0, 2, 3, 1).reshape(-1, channels))
+        found: Tensor = (taken * inside[..., None]).flatten(2) @ self.weight
+        return found + self.bias * here[..., None]
+
+
+def _tasks(head: ZeroHead) -> Iterator[tuple[Any, Tensor, Tensor]]:
+    """Of each scale the convolution for classes, and weight and bias of the one for sides, scaled."""
+    for classify, regress, scale in zip(head.classify, head.regress, head.scales, strict=True):
+        assert isinstance(regress, nn.Conv2d)
+        assert regress.bias is not None
+        yield classify, scale * regress.weight, scale * regress.bias
 
 
 def _replace(module: nn.Module, kind: type[nn.Module], substitute: Callable[[Any], nn.Module]) -> None:

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from damoyolo.errors import UserError
 from damoyolo.export.card import METADATA_KEY, ExportCard
+from damoyolo.export.extras import need
 
 Device = Literal["cpu", "cuda", "tensorrt"]
-Engine = Literal["onnxruntime", "openvino"]
-ENGINES: dict[str, Engine] = {".onnx": "onnxruntime", ".xml": "openvino"}
+Engine = Literal["onnxruntime", "openvino", "tensorrt", "ncnn", "coreml", "executorch"]
+ENGINES: dict[str, Engine] = {
+    ".onnx": "onnxruntime",
+    ".xml": "openvino",
+    ".engine": "tensorrt",
+    ".param": "ncnn",
+    ".mlpackage": "coreml",
+    ".pte": "executorch",
+}
 """What runs a file of that suffix unless one says otherwise."""
 
 
+@runtime_checkable
 class Session(Protocol):
     """A loaded file."""
 
@@ -34,17 +43,28 @@ def open_session(
     class_names: Sequence[str] = (),
 ) -> Session:
     """Load a file with its engine; see `runtime.open_runtime`."""
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{path}: no such file; check the path")
     if engine is None and path.suffix not in ENGINES:
         raise UserError(
             f"{path}: '{path.suffix}' is none of {', '.join(ENGINES)}, the suffixes of exported files"
         )
-    if (engine or ENGINES[path.suffix]) == "onnxruntime":
+    chosen = engine or ENGINES[path.suffix]
+    if chosen == "onnxruntime":
         return OnnxSession(path, threads, device, class_names)
     if device != "cpu":
-        raise UserError(f"device '{device}': OpenVINO is used on the cpu here; take cpu, or an .onnx file")
-    return OpenVinoSession(path, threads, class_names=class_names)
+        raise UserError(f"device '{device}': is for ONNX Runtime, not {chosen}; take cpu, or an .onnx file")
+    if chosen == "openvino":
+        return OpenVinoSession(path, threads, class_names=class_names)
+    if chosen == "tensorrt":
+        from damoyolo.export.tensorrt_session import TensorRtSession
+
+        return TensorRtSession(path, class_names)
+    from damoyolo.export.mobile_sessions import CoreMlSession, ExecuTorchSession, NcnnSession
+
+    if chosen == "ncnn":
+        return NcnnSession(path, threads, class_names)
+    return (CoreMlSession if chosen == "coreml" else ExecuTorchSession)(path, class_names)
 
 
 class OnnxSession:
@@ -53,8 +73,7 @@ class OnnxSession:
     def __init__(
         self, path: Path, threads: int | None = None, device: Device = "cpu", class_names: Sequence[str] = ()
     ) -> None:
-        import onnxruntime
-
+        onnxruntime = need("onnxruntime", "export")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads:
@@ -63,7 +82,7 @@ class OnnxSession:
             self._session = onnxruntime.InferenceSession(path, options, providers=_providers(device))
         except Exception as error:  # its classes share no other base
             raise UserError(
-                f"{path}: ONNX Runtime cannot load it ({_first_line(error)}); export it again"
+                f"{path}: ONNX Runtime cannot load it ({first_line(error)}); export it again"
             ) from error
         metadata = self._session.get_modelmeta().custom_metadata_map
         inputs = {each.name: each.shape for each in self._session.get_inputs()}
@@ -87,13 +106,12 @@ class OpenVinoSession:
         precision: Literal["f32", "bf16"] | None = None,
         class_names: Sequence[str] = (),
     ) -> None:
-        import openvino
-
+        openvino = need("openvino", "openvino")
         try:
             model = openvino.Core().read_model(path)
         except RuntimeError as error:
             raise UserError(
-                f"{path}: OpenVINO cannot load it ({_first_line(error)}); export it again"
+                f"{path}: OpenVINO cannot load it ({first_line(error)}); export it again"
             ) from error
         text = _card_text(model, path)
         inputs = {each.any_name: _shape(each) for each in model.inputs}
@@ -109,6 +127,17 @@ class OpenVinoSession:
         """See `Session`."""
         results = self._request.infer([images])
         return [np.array(each) for each in results.values()]
+
+
+def card_path(file: Path) -> Path:
+    """Where the card of a file lies that has no room for it."""
+    return file.with_name(f"{file.name}.card.json")
+
+
+def card_beside(file: Path) -> str | None:
+    """The card of such a file, if it is there."""
+    path = card_path(file)
+    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def read_card(
@@ -140,7 +169,7 @@ def _card_of_reference(inputs: dict[str, list[Any]], outputs: dict[str, list[Any
     images = next(iter(inputs.values())) if len(inputs) == 1 else []
     plain = len(images) == 4 and images[1] == 3 and all(isinstance(side, int) for side in images[1:])
     if not plain or len(shapes) != 2 or any(len(shape) != 3 for shape in shapes) or shapes[1][2] != 4:
-        told = ", ".join(f"{name} {shape}" for name, shape in outputs.items())
+        told = ", ".join(f"{name} {shape}" for name, shape in outputs.items()) or "unknown"
         raise UserError(
             f"{where}: is no file of damoyolo's and does not give scores (b p c) and boxes (b p 4) for "
             f"images (b 3 h w) as DAMO-YOLO does; its outputs are {told}"
@@ -178,5 +207,6 @@ def _shape(port: Any) -> list[Any]:
     return [size.get_length() if size.is_static else None for size in port.partial_shape]
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200]
+def first_line(error: Exception) -> str:
+    """What a library says is wrong, in short."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,42 @@
+"""Packages that only some formats need. No torch."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from damoyolo.errors import UserError
+
+TALKATIVE = ("coremltools", "torch.utils._pytree")
+"""Loggers that warn of versions and deprecations nobody here can mend."""
+
+
+def need(module: str, extra: str) -> Any:
+    """Import a module; without it a `UserError` names the extra of damoyolo's that brings it."""
+    try:
+        with quietly():
+            return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f"{module} cannot be imported ({error}); pip install 'damoyolo[{extra}]' brings what is missing"
+        ) from error
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Without what converters warn of among themselves."""
+    loggers = [logging.getLogger(name) for name in TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
