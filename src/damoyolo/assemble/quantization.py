@@ -19,7 +19,7 @@ from damoyolo.evaluation import coco
 from damoyolo.export.bench import Timing, in_turns, time_block
 from damoyolo.export.card import ExportCard
 from damoyolo.export.extras import need
-from damoyolo.export.formats import Format
+from damoyolo.export.formats import SUFFIXES, Format, write_from_onnx
 from damoyolo.export.int8 import Measured, Quantization
 from damoyolo.export.proof import Raw, raw_outputs
 from damoyolo.export.runtime import Runtime, open_runtime
@@ -101,7 +101,7 @@ class Trials:
         self.card = card.model_copy(update={"head": "raw", "batch": 1, "dynamic": False})
         self.graph: onnx.ModelProto = to_onnx(detector, self.card)
         self.parts = parts(self.graph)
-        self.fp32 = self._run(self.graph)
+        self.fp32 = self._opened(self.graph)
         self.fp32_ap = photographs.ap(self.fp32)
         self.ranges: Ranges = measure_ranges(self.graph, photographs.inputs(self.fp32))
         self.drops: dict[int, float] = {}
@@ -120,7 +120,8 @@ class Trials:
         expected = raw_outputs(self.fp32, images)
         changes = {}
         for part in self.parts:
-            alone = self.leaving([each for each in self.parts if each != part])
+            others = [each for each in self.parts if each != part]
+            alone = self._opened(self._quantized(others), converted=False)  # many, and this is quicker
             changes[part] = change(expected, raw_outputs(alone, images))
         return sorted(changes, key=changes.__getitem__, reverse=True)
 
@@ -136,15 +137,19 @@ class Trials:
         return [Measured(ap=ap, p50=each.p50, p95=each.p95) for ap, each in zip(aps, timings, strict=True)]
 
     def leaving(self, in_float: Sequence[str]) -> Runtime:
-        """In INT8 but for these parts."""
+        """In INT8 but for these parts, in the form that is written: a converted graph rounds otherwise."""
+        return self._opened(self._quantized(in_float))
+
+    def _quantized(self, in_float: Sequence[str]) -> onnx.ModelProto:
         from damoyolo.export.quantize import quantize
 
-        return self._run(quantize(self.graph, self.ranges, self.style, in_float))
+        return quantize(self.graph, self.ranges, self.style, in_float)
 
-    def _run(self, graph: onnx.ModelProto) -> Runtime:
+    def _opened(self, graph: onnx.ModelProto, *, converted: bool = True) -> Runtime:
+        kind: Format = "openvino" if converted and self.engine == "openvino" else "onnx"
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "trial.onnx"
-            path.write_bytes(graph.SerializeToString())
+            path = Path(folder) / f"trial{SUFFIXES[kind]}"
+            write_from_onnx(kind, graph, self.card, path)
             return open_runtime(path, engine=self.engine)
 
 

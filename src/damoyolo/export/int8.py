@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from damoyolo.spec import Frozen
 
-
 NOTABLE_GAIN = 1.05
 """Below it, a file is as fast as the other."""
 
