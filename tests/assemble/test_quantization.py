@@ -238,6 +238,7 @@ def test_the_report_names_the_layers_and_gives_loss_and_gain_beside_the_float_mo
     assert lines[4:] == ["left in float: backbone.stem, head.2"]
     slow = told.model_copy(update={"partial": measured(0.578, 9.9)})
     assert slow.lines()[-1] == "INT8 is not faster here; take the float file"
+    assert slow.model_copy(update={"stands_in": True}).lines()[-1] == lines[-1]
 
 
 @given(st.integers(0, 40), st.integers(0, 40))

@@ -184,6 +184,7 @@ def quantized(
         data=Path(settings.data).name,
         split=settings.split,
         engine="OpenVINO" if trials.engine == "openvino" else "ONNX Runtime",
+        stands_in=kind == "tensorrt",
         calibration_images=len(photographs),
         max_drop=settings.max_drop,
         in_float=tuple(part for part in trials.parts if part in in_float),
