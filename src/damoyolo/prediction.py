@@ -20,6 +20,7 @@ from jaxtyping import UInt8
 
 from damoyolo.boxes.select import select
 from damoyolo.data.draw import draw
+from damoyolo.data.image_files import SUFFIXES
 from damoyolo.data.images import read_image
 from damoyolo.data.resize import Resize, size_of, to_original
 from damoyolo.detections import MAX_DETECTIONS, PICTURE_SCORE, Detections
@@ -31,10 +32,6 @@ Image = UInt8[np.ndarray, "_ _ 3"]
 Finder = Callable[[Sequence[Image]], list[Detections]]
 """What is in each image: `detect` with a model, or the runtime of an exported file."""
 
-IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm")
-)
-"""What counts as an image in a folder or among the matches of a pattern."""
 LONGEST_JPEG_PX = 65_500
 """Longest side that OpenCV writes as JPEG."""
 
@@ -173,7 +170,7 @@ def find_images(source: str | Path) -> list[Path]:
         return [path]
     matches = glob.iglob(str(source), recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
     entries = path.iterdir() if path.is_dir() else map(Path, matches)
-    images = sorted(each for each in entries if each.suffix.lower() in IMAGE_SUFFIXES and each.is_file())
+    images = sorted(each for each in entries if each.suffix.lower() in SUFFIXES and each.is_file())
     if images:
         return images
     if path.is_dir():

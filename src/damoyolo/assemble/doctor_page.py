@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from damoyolo.assemble.report_page import STYLE, Picture, show_figure
+from damoyolo.assemble.report_page import PAGE_HEAD, STYLE, Picture, show_figure
 from damoyolo.data.doctor.advice import Advice
 from damoyolo.data.doctor.findings import Finding
 from damoyolo.data.draw import colour_of
@@ -29,19 +29,7 @@ h3 b { font-size: .75rem; text-transform: uppercase; letter-spacing: .04em; padd
 .reason td { text-align: left; white-space: normal }
 """
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<h1>{title}</h1>
-<p>{facts}.</p>
-<nav><a href="#found">Found</a><a href="#advice">Advice</a><a href="#labels">Labels</a>
+_PAGE = """<nav><a href="#found">Found</a><a href="#advice">Advice</a><a href="#labels">Labels</a>
 <a href="#classes">Classes</a></nav>
 <div class="numbers">{numbers}</div>
 <h2 id="found">Found</h2>
@@ -92,7 +80,7 @@ def doctor_page(
         classes: rows of the table.
         statistics: of the labels.
     """
-    return _PAGE.format(
+    return (PAGE_HEAD + _PAGE).format(
         title=escape(title),
         style=STYLE + _STYLE,
         facts=escape("; ".join(facts)),

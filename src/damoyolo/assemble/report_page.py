@@ -81,7 +81,7 @@ ul { color: var(--soft); columns: 22rem; margin: .8rem 0 }
 """
 """Of every page: light or dark as the reader's system is, and as wide as the screen."""
 
-_PAGE = """<!doctype html>
+PAGE_HEAD = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -93,7 +93,10 @@ _PAGE = """<!doctype html>
 <body>
 <h1>{title}</h1>
 <p>{facts}.</p>
-<nav>{links}</nav>
+"""
+"""Begins every page: what it is about, and its facts in a sentence."""
+
+_PAGE = """<nav>{links}</nav>
 <div class="numbers">{numbers}</div>
 {sections}
 <h2 id="classes">Classes</h2>
@@ -135,7 +138,7 @@ def page(
     """
     links = [(_anchor(section.title), section.title) for section in sections if section.pictures]
     links += [("classes", "Classes"), ("settings", "Settings")]
-    return _PAGE.format(
+    return (PAGE_HEAD + _PAGE).format(
         style=STYLE,
         title=escape(title),
         facts=escape("; ".join(facts)),

@@ -147,9 +147,8 @@ def export_model(
             raise RunError(
                 f"{output}: {_failure(proof)}; it was not written, {proof_path(output)} tells more"
             )
-        for file in sorted(
-            Path(folder).iterdir(), key=lambda each: each == part
-        ):  # the one to open comes last
+        others = [each for each in Path(folder).iterdir() if each != part]
+        for file in (*others, part):  # the one to open comes last
             put_in_place(file, output.with_name(file.name))
     return Exported(output, target.card, proof, target.remark, quantization)
 
@@ -196,7 +195,7 @@ def verify(
     """Compare a file with its model or, without one, with the numbers that its proof keeps.
 
     Raises:
-        UserError: if the file is none of ours, was changed since it was proved, or came from other weights.
+        UserError: if the file is none of ours, has no proof to go by, or came from other weights.
     """
     file = Path(file)
     runtime = open_runtime(file)

@@ -1,8 +1,7 @@
 """Exact rewrites of a trained network into one that computes the same function in fewer steps.
 
-`Network` applies them all to a copy. What each is worth, for every size and on two
-runtimes, is printed by `benchmarks/rewrites.py`. Chained pooling (SPP) needs no rewrite: the network is
-built that way.
+`Network` applies them all to a copy. What each is worth, for every size and on two runtimes, is printed by
+`benchmarks/rewrites.py`. Chained pooling (SPP) needs no rewrite: the network is built that way.
 """
 
 from __future__ import annotations
