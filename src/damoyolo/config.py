@@ -180,13 +180,18 @@ class TrainConfig(Config):
     """How to learn from `teacher`."""
 
 
+DeviceName = Literal["here", "openvino-cpu", "onnxruntime-cpu", "torch-cpu", "torch-cuda", "tensorrt"]
+"""An engine on a processor; `here` is the quickest there is."""
+SpaceName = Literal["k1kx", "kxkx", "csp", "k1kxk1", "mob"]
+
+
 class SearchConfig(Config):
     """One search for a backbone."""
 
-    space: Literal["k1kx", "kxkx", "csp", "k1kxk1", "mob"] = "k1kx"
+    space: SpaceName = "k1kx"
     """Kind of blocks: `k1kx` as in T and S, `csp` as in M and L, `mob` depthwise as in Ns Nm Nl."""
     like: str | None = None
-    """The size (Ns Nm Nl T S M L) whose neck and head the found one gets; default the space's nearest."""
+    """The size, or spec file, whose neck and head the found one gets; default the space's nearest size."""
     image_size: Annotated[int, Field(ge=64, multiple_of=32)] | None = None
     """Side of the image in pixels; default that size's own."""
     num_classes: PositiveInt = 80
@@ -199,8 +204,17 @@ class SearchConfig(Config):
     """Most parameters in millions, RepConv fused."""
     max_layers: PositiveInt | None = None
     """Most convolutions one after another in the backbone, shortcuts and wrapping not counted."""
+    device: DeviceName | None = None
+    """Search for this device: profile it, unless that was done before, and measure the best found."""
+    threads: PositiveInt | None = None
+    """Of that device, if it is a CPU; default the engine's own choice."""
+    precision: Literal["bf16"] | None = None
+    """Of that device: bfloat16 in OpenVINO; default float32, and float16 for TensorRT."""
+    measured: PositiveInt = 5
+    """How many of the best to build, export and measure on that device."""
     latency_table: Path | None = None
-    """Operator latencies of a device, a line each: {Type,Batch,Cin,H,W,Cout,K,Stride,Fused} milliseconds."""
+    """Instead: what `damoyolo profile` wrote (.json), or a table with a line for each operator:
+    {Type,Batch,Cin,H,W,Cout,K,Stride,Fused} milliseconds."""
     latency_batch: PositiveInt | None = None
     """Which of the table's batches to read, where it has several."""
     min_widths: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
@@ -227,3 +241,30 @@ class SearchConfig(Config):
     """Count, mutate and read the table as the original code does, faults included; needs scipy."""
     output: Path = Path("runs/search")
     """Folder for what is found, as files for `damoyolo train --model`."""
+
+
+class ProfileConfig(Config):
+    """One measurement of a device."""
+
+    device: DeviceName = "here"
+    """What detectors are to run on, measured where it is: `here` takes the quickest of this machine."""
+    space: SpaceName = "k1kx"
+    """Kind of blocks whose operators are measured, as in `damoyolo search`."""
+    like: str | None = None
+    """The size, or spec file, whose neck and head are measured; default the space's nearest size."""
+    image_size: Annotated[int, Field(ge=64, multiple_of=32)] | None = None
+    """Side of the image in pixels; default that size's own."""
+    num_classes: PositiveInt = 80
+    """Classes the head tells apart."""
+    threads: PositiveInt | None = None
+    """Of a CPU; default the engine's own choice."""
+    precision: Literal["bf16"] | None = None
+    """bfloat16, which OpenVINO has where the CPU has it; default float32, and float16 for TensorRT."""
+    seconds: PositiveFloat = 60.0
+    """How long to refine the table of operators, after a coarse one."""
+    detectors: Annotated[int, Field(ge=2)] = 6
+    """Random whole detectors to measure, which set the sum of operators right."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Of what is drawn."""
+    output: Path | None = None
+    """The file to write (.json), for `damoyolo search --latency-table`; default one in the cache."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,16 @@ import pytest
 import torch
 
 import damoyolo as dy
-from damoyolo.assemble import searching
+from damoyolo.assemble import profiling, searching
 from damoyolo.assemble.searching import SearchResult, search_backbone
 from damoyolo.config import SearchConfig
 from damoyolo.errors import UserError
 from damoyolo.nn.detector import fuse
 from damoyolo.search import evolve
+from damoyolo.search import profile as search_profile
 from damoyolo.spec import ModelSpec
 from damoyolo.zoo import read_spec
+from fake_device import FakeDevice
 
 
 @pytest.fixture(autouse=True)
@@ -111,13 +114,15 @@ def test_a_table_that_lacks_the_space_s_operators_is_told(tmp_path: Path) -> Non
     ("settings", "message"),
     [
         ({}, "nothing limits the search"),
-        ({"max_latency_ms": 1.0}, "needs a table"),
-        ({"front": "latency"}, "needs a table"),
+        ({"max_latency_ms": 1.0}, "device: a latency needs a device"),
+        ({"front": "latency"}, "device: a latency needs a device"),
         ({"max_layers": 19, "sizes": 3}, "chosen from a front"),
         ({"max_layers": 40, "space": "mob", "reference": True}, "no depthwise blocks"),
         ({"max_layers": 19, "max_widths": (8, 8, 8)}, "lower --min-widths or raise --max-widths"),
         ({"max_layers": 19, "min_widths": (256, 64, 64)}, "no multiples of 8"),
         ({"max_layers": 19, "like": "X"}, "no model size"),
+        ({"max_layers": 19, "threads": 2}, "--threads and --precision are a device's"),
+        ({"max_layers": 19, "device": "torch-cpu", "counting": "backbone"}, "measures whole detectors"),
     ],
 )
 def test_settings_that_do_not_go_together_are_told(
@@ -209,3 +214,68 @@ def test_other_scores_can_be_asked_for(tmp_path: Path) -> None:
         for score in ("madnas", "deepmad", "padded")
     }
     assert len({result.found[0].score for result in results.values()}) == 3
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeDevice:
+    """What every device is in these tests, with an empty cache of profiles."""
+    fake = FakeDevice()
+    monkeypatch.setenv("DAMOYOLO_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(searching, "open_device", lambda *_: fake)
+    monkeypatch.setattr(search_profile, "STRUCTURES", 200)
+    monkeypatch.setattr(profiling, "measure_table", partial(_coarsely, profiling.measure_table))
+    return fake
+
+
+def _coarsely(measure_table: Any, measure: Any, usual: Any, seconds: float, *rest: Any) -> Any:
+    return measure_table(measure, usual, 0.0, *rest)
+
+
+DEVICE: dict[str, Any] = {"device": "openvino-cpu", "image_size": 96, "candidates": 1500}
+
+
+def test_a_search_for_a_device_profiles_it_once_and_measures_the_best(
+    device: FakeDevice, tmp_path: Path
+) -> None:
+    result = searched(tmp_path / "a", max_latency_ms=2.5, **DEVICE)
+    assert [found.file.name for found in result.found] == [
+        "found.yaml",
+        *(f"found-{n}.yaml" for n in range(2, 6)),
+    ]
+    assert all(found.file.is_file() for found in result.found)
+    times = [found.measured_ms for found in result.found]
+    assert times == pytest.approx([found.costs.latency_ms for found in result.found], rel=0.05)
+    assert times[0] <= 2.5
+    kept = [found.score for found in result.found if found.measured_ms <= 2.5]
+    assert result.found[0].score == max(kept)
+    assert "whole detectors by" in result.remark
+    written = json.loads((tmp_path / "a" / "search.json").read_text())["found"]
+    assert [each["measured_ms"] for each in written] == times
+
+    timed = len(device.timed)
+    assert timed > 100
+    searched(tmp_path / "b", max_latency_ms=3.0, **DEVICE)
+    assert len(device.timed) == timed
+
+
+def test_what_is_slower_than_predicted_is_searched_again_with_a_tighter_budget(
+    device: FakeDevice, tmp_path: Path
+) -> None:
+    searched(tmp_path / "a", max_latency_ms=2.5, **DEVICE)
+    device.factor *= 1.3  # it has become slower since
+    result = searched(tmp_path / "b", max_latency_ms=2.5, **DEVICE)
+    assert result.found[0].measured_ms <= 2.5
+    assert result.found[0].costs.latency_ms < 2.5 / 1.2
+
+
+def test_a_front_of_latencies_is_measured_in_its_order(device: FakeDevice, tmp_path: Path) -> None:
+    result = searched(tmp_path, front="latency", sizes=2, **DEVICE)
+    assert [found.file.name for found in result.found] == ["found-1.yaml", "found-2.yaml"]
+    assert result.found[0].measured_ms < result.found[1].measured_ms
+
+
+def test_a_profile_of_something_else_is_refused(device: FakeDevice, tmp_path: Path) -> None:
+    searched(tmp_path / "a", max_latency_ms=3.0, **DEVICE)
+    (profile,) = (tmp_path / "home").rglob("*.json")
+    with pytest.raises(UserError, match="was measured for image_size 96, not 128; run damoyolo profile"):
+        searched(tmp_path / "b", image_size=128, max_latency_ms=3.0, latency_table=profile)

@@ -134,5 +134,16 @@ def test_nothing_in_the_space_is_smaller_than_the_smallest() -> None:
             )
 
 
+def test_nothing_in_the_space_is_larger_than_the_largest() -> None:
+    for space in SPACES.values():
+        mutate = Mutator(space, 640)
+        most = mutate.largest()
+        for genome in descendants(mutate, most, seed=1, count=300):
+            assert all(
+                large.out >= genes.out and large.width >= genes.width and large.layers >= genes.layers
+                for large, genes in zip(most, genome, strict=True)
+            )
+
+
 def test_widths_are_rounded_to_even_multiples_of_8_at_a_tie() -> None:
     assert [round8(width) for width in (1, 12, 20, 28, 2048.0)] == [8, 16, 16, 32, 2048]

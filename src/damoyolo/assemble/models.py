@@ -31,7 +31,7 @@ def build(
         raise UserError(
             f"num_classes is {num_classes}, but class_names has {len(class_names)} names; make them agree"
         )
-    spec = _read_spec(model)
+    spec = read_any_spec(model)
     card = {"spec": spec, "class_names": class_names, "image_size": (spec.image_size, spec.image_size)}
     return build_detector(parse(ModelCard, card, where="build")).eval()
 
@@ -39,7 +39,7 @@ def build(
 def first_detector(config: TrainConfig, class_names: tuple[str, ...]) -> tuple[Detector, str]:
     """The detector a run begins with, and one line for people: where each class's weights come from."""
     trained = _load_trainable(config.model) if is_weights(config.model) else None
-    spec = trained.card.spec if trained else _read_spec(config.model)
+    spec = trained.card.spec if trained else read_any_spec(config.model)
     size = read_image_size(config.image_size or spec.image_size)
     lineage: dict[str, Any] = {"source": "trained", "data": config.data.name, "torch": torch.__version__}
     lineage |= {"epochs": config.epochs, "seed": config.seed}
@@ -109,7 +109,7 @@ def _as_size(model: str | Path) -> str | None:
     return next((size for size in SIZES if size.lower() == str(model).lower()), None)
 
 
-def _read_spec(model: str | Path) -> ModelSpec:
+def read_any_spec(model: str | Path) -> ModelSpec:
     """The spec of a size or in a file."""
     return ModelSpec.read(model) if Path(model).suffix.lower() in SPEC_SUFFIXES else read_spec(str(model))
 

@@ -8,26 +8,28 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import yaml
 
+from damoyolo.assemble.devices import open_device
+from damoyolo.assemble.models import read_any_spec
+from damoyolo.assemble.on_device import Found, best_measured, found_of, profiled
 from damoyolo.config import SearchConfig
 from damoyolo.errors import UserError
 from damoyolo.files import write_atomically
-from damoyolo.search.cost import CostModel, Costs, LatencyModel
+from damoyolo.search.cost import CostModel, LatencyModel
 from damoyolo.search.entropy import DeepMad, MadNas, PaddedMadNas, Score
 from damoyolo.search.evolve import Axis, Member, Problem, State, begin, evolve
 from damoyolo.search.latency import MonotoneTable, OriginalTable, read_table
 from damoyolo.search.mutate import Mutator, OriginalMutator
 from damoyolo.search.pareto import knees, pareto_front, plot_front
+from damoyolo.search.profile import Profile
 from damoyolo.search.space import SPACES, Space, genome_of
 from damoyolo.search.state import load_state, save_state
 from damoyolo.spec import ModelSpec, parse, read_yaml
-from damoyolo.zoo import read_spec
 
 CONFIG_FILE, STATE_FILE, RESULT_FILE = "config.yaml", "state.json", "search.json"
 FRONT_FILE, PICTURE_FILE = "front.json", "front.png"
@@ -44,16 +46,6 @@ BUDGETS: dict[str, tuple[Axis, float]] = {
 }
 """By field: the cost that is limited, and the field's unit."""
 FRONTS: dict[str, Axis] = {"latency": "latency_ms", "gflops": "flops", "params": "params"}
-
-
-@dataclass(frozen=True)
-class Found:
-    """A detector that was found, and the file that `damoyolo train --model` reads."""
-
-    spec: ModelSpec
-    score: float
-    costs: Costs
-    file: Path
 
 
 @dataclass(frozen=True)
@@ -78,6 +70,8 @@ def search_backbone(
 ) -> SearchResult:
     """Search and write what was found; Ctrl-C ends the search early and keeps what there is.
 
+    With a device the best are built and measured there, and what was measured decides.
+
     Args:
         config: what is searched for and where its files go.
         resume: go on with the search in the output folder, by its settings where none are given here; where
@@ -95,6 +89,9 @@ def search_backbone(
         raise UserError(
             f"output: {config.output} holds a search; go on with --resume or choose another folder"
         )
+    device = open_device(config.device, config.threads, config.precision) if config.device else None
+    if device and config.latency_table is None:
+        config = config.model_copy(update={"latency_table": profiled(config, device, say)})
     problem, spec = _problem(config)
     settings = _settings(config)
     if state_file.exists():
@@ -106,7 +103,12 @@ def search_backbone(
     before, start = state.tried, time.perf_counter()
     stopped = _run(config, problem, state, settings, say)
     rate = (state.tried - before) / (time.perf_counter() - start)
-    return _write(config, problem, spec, state, rate, stopped)
+    members, front = _chosen(config, problem, state)
+    found = [found_of(member, problem, spec) for member in members]
+    remark = _trust(config, problem.price, members)
+    if device:
+        found = best_measured(found, problem, spec, device, config, say)
+    return _write(config, problem, found, front, state, rate, remark, stopped)
 
 
 def _as_begun(config: SearchConfig) -> SearchConfig:
@@ -156,8 +158,16 @@ def _fates(counts: dict[str, int]) -> str:
 
 def _check(config: SearchConfig) -> None:
     """Settings that do not go together."""
-    if config.latency_table is None and (config.max_latency_ms or config.front == "latency"):
-        raise UserError("latency_table: a latency needs a table of the device; give --latency-table")
+    told = config.latency_table is not None or config.device is not None
+    if not told and (config.max_latency_ms or config.front == "latency"):
+        raise UserError(
+            "device: a latency needs a device; give --device here, or --latency-table with what was measured "
+            "elsewhere"
+        )
+    if config.device is None and (config.threads or config.precision):
+        raise UserError("device: --threads and --precision are a device's; give --device too")
+    if config.device is not None and config.counting != "detector":
+        raise UserError("counting: a device measures whole detectors; leave --counting out")
     if config.front is None and all(getattr(config, name) is None for name in BUDGETS):
         options = ", ".join("--" + name.replace("_", "-") for name in BUDGETS)
         raise UserError(f"budget: nothing limits the search; give one of {options}, or --front")
@@ -173,7 +183,7 @@ def _check(config: SearchConfig) -> None:
 def _problem(config: SearchConfig) -> tuple[Problem, ModelSpec]:
     """What is searched for, and the spec that gives neck, head and thresholds to what is found."""
     space = SPACES[config.space].within(config.min_widths, config.max_widths)
-    spec = read_spec(config.like or space.like)
+    spec = read_any_spec(config.like or space.like)
     image_size = config.image_size or spec.image_size
     _check_widths(config, space)
     price = CostModel(
@@ -183,7 +193,7 @@ def _problem(config: SearchConfig) -> tuple[Problem, ModelSpec]:
         spec.neck,
         spec.head,
         config.num_classes,
-        _latency(config),
+        _latency(config, spec, image_size),
     )
     mutator = Mutator(space, image_size, config.max_layers)
     smallest = mutator.smallest()
@@ -240,9 +250,18 @@ def _rounded_up(cost: float) -> float:
     return math.ceil(round(cost / unit, 6)) * unit
 
 
-def _latency(config: SearchConfig) -> LatencyModel | None:
+def _latency(config: SearchConfig, like: ModelSpec, image_size: int) -> LatencyModel | None:
     if config.latency_table is None:
         return None
+    if config.latency_table.suffix == ".json":
+        profile = Profile.read(config.latency_table)
+        for name, wanted in (("space", config.space), ("like", like.name), ("image_size", image_size)):
+            if getattr(profile, name) != wanted:
+                raise UserError(
+                    f"latency_table: {config.latency_table} was measured for {name} "
+                    f"{getattr(profile, name)}, not {wanted}; run damoyolo profile for this search"
+                )
+        return profile.table()
     rows = read_table(config.latency_table)
     return (OriginalTable if config.reference else MonotoneTable)(rows, config.latency_batch)
 
@@ -264,56 +283,76 @@ def _settings(config: SearchConfig) -> dict[str, Any]:
     return settings
 
 
-def _write(
-    config: SearchConfig, problem: Problem, like: ModelSpec, state: State, rate: float, stopped: bool
-) -> SearchResult:
+def _chosen(
+    config: SearchConfig, problem: Problem, state: State
+) -> tuple[Sequence[Member], Sequence[Member]]:
+    """The members to hand out, and the front they are from, if one was wanted."""
     members = state.members()
-    front: list[Member] = []
-    chosen = members[:1]
     if problem.front:
         front = pareto_front(members, problem.front)
-        chosen = knees(front, problem.front, config.sizes or 3)
-    found = []
-    for number, member in enumerate(chosen, start=1):
-        name = f"found-{number}" if problem.front else "found"
-        structure = problem.price.frame.structure(member.genome)
-        spec = like.model_copy(update={"name": f"{config.space}-{name}", "structure": structure})
-        file = config.output / f"{name}.yaml"
-        write_atomically(file, spec.to_yaml().encode())
-        found.append(Found(spec, member.score, member.costs, file))
-    remark = _trust(problem.price, chosen)
-    result = SearchResult(tuple(found), tuple(front), state.tried, rate, dict(state.counts), remark, stopped)
+        return knees(front, problem.front, config.sizes or 3), front
+    return members[: config.measured if config.device else 1], ()
+
+
+def _write(
+    config: SearchConfig,
+    problem: Problem,
+    found: Sequence[Found],
+    front: Sequence[Member],
+    state: State,
+    rate: float,
+    remark: str,
+    stopped: bool,
+) -> SearchResult:
+    named = []
+    for number, each in enumerate(found, start=1):
+        name = f"found-{number}" if problem.front or number > 1 else "found"
+        spec = each.spec.model_copy(update={"name": f"{config.space}-{name}"})
+        named.append(replace(each, spec=spec, file=config.output / f"{name}.yaml"))
+        write_atomically(named[-1].file, spec.to_yaml().encode())
+    result = SearchResult(tuple(named), tuple(front), state.tried, rate, dict(state.counts), remark, stopped)
     write_atomically(config.output / RESULT_FILE, json.dumps(summary(result), indent=1).encode())
     if problem.front:
         points = [{"score": member.score, **member.costs._asdict()} for member in front]
         write_atomically(config.output / FRONT_FILE, json.dumps(points, indent=1).encode())
-        picture = plot_front(front, problem.front, chosen, members)
+        chosen = [Member(each.score, genome_of(each.spec.structure), each.costs) for each in named]
+        picture = plot_front(front, problem.front, chosen, state.members())
         write_atomically(config.output / PICTURE_FILE, picture)
     return result
 
 
-def _trust(price: CostModel, chosen: Sequence[Member]) -> str:
-    """How exact the latency table is, and how much of what was chosen lies outside it."""
+def _trust(config: SearchConfig, price: CostModel, chosen: Sequence[Member]) -> str:
+    """How exact the latencies are, and how much of what was chosen lies outside what was measured."""
     table = price.latency
-    if not isinstance(table, MonotoneTable):
+    if config.latency_table is None or not isinstance(table, MonotoneTable):
         return ""
-    errors = table.errors()
-    said = ""
-    if len(errors):
-        said = (
+    said = []
+    if config.latency_table.suffix == ".json":
+        said.append(Profile.read(config.latency_table).trust())
+    elif len(errors := table.errors()):
+        said.append(
             f"the latency table errs by more than {np.median(errors):.0%} at half of its operators and by "
             f"more than {np.quantile(errors, 0.95):.0%} at one in twenty, when it is not shown them"
         )
     ops = [op for member in chosen for op in price.ops(member.genome)]
-    outside = sum(map(table.is_bound, ops))
-    if outside:
-        said += f"; {outside} of {len(ops)} operators found lie outside it and count as the next larger one"
-    return said.removeprefix("; ")
+    if outside := sum(map(table.is_bound, ops)):
+        said.append(
+            f"{outside} of {len(ops)} operators found lie outside it and count as the next larger one"
+        )
+    return "; ".join(said)
 
 
 def summary(result: SearchResult) -> dict[str, Any]:
     """The result as plain values."""
-    found = [{"file": each.file.name, "score": each.score, **each.costs._asdict()} for each in result.found]
+    found = [
+        {
+            "file": each.file.name,
+            "score": each.score,
+            **each.costs._asdict(),
+            "measured_ms": each.measured_ms,
+        }
+        for each in result.found
+    ]
     return {
         "found": found,
         "tried": result.tried,

@@ -20,6 +20,7 @@ VERBS = {
     "models": "List the model suite with its published facts.",
     "predict": "Detect things in images and draw them.",
     "evaluate": "Compute the COCO numbers of a model, or of any detector's results.",
+    "profile": "Measure how long operators take on a device, to search for it.",
     "search": "Search a backbone within a budget, without training.",
     "train": "Train a detector on your data.",
     "report": "Write a page of curves, numbers and pictures about a training run.",

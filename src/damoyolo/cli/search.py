@@ -66,13 +66,14 @@ def _table(result: SearchResult, config: SearchConfig) -> Table:
         caption=f"costs of the {counted}; {fates}",
     )
     table.add_column("file")
-    for heading in ("score", "layers", "params M", "GFLOPs", "ms"):
+    for heading in ("score", "layers", "params M", "GFLOPs", "predicted ms", "measured ms"):
         table.add_column(heading, justify="right")
     for each in result.found:
         costs = each.costs
         table.add_row(
             *(each.file.name, f"{each.score:.1f}", str(costs.layers)),
             *(f"{costs.params / 1e6:.2f}", f"{costs.flops / 1e9:.2f}"),
-            f"{costs.latency_ms:.3f}" if config.latency_table else "–",
+            f"{costs.latency_ms:.3f}" if costs.latency_ms else "–",
+            f"{each.measured_ms:.3f}" if each.measured_ms else "–",
         )
     return table

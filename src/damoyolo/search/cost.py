@@ -27,7 +27,9 @@ Scope = Literal["detector", "backbone", "searched"]
 
 @runtime_checkable
 class LatencyModel(Protocol):
-    """Knows how long an operator takes on a device."""
+    """Knows how long an operator takes on a device, and all that is none in a detector."""
+
+    fixed_ms: float
 
     def ms(self, op: Op) -> float:
         """Milliseconds for one image; infinity where it cannot tell."""
@@ -132,17 +134,23 @@ class CostModel:
         channels = self.frame.out_channels(genome)
         key = (genome[0], *channels)
         return self._prices.get(key) or self._remember(
-            key, [self._stem_op(genome[0]), *self._neck_and_head_ops(channels)], self._head_scales()
+            key,
+            [self._stem_op(genome[0]), *self._neck_and_head_ops(channels)],
+            self._head_scales(),
+            self._fixed_ms(),
         )
 
     def _head_scales(self) -> int:
         """The head learns one factor for each of its maps."""
         return 3 if self.scope == "detector" else 0
 
+    def _fixed_ms(self) -> float:
+        return self.latency.fixed_ms if self.latency and self.scope == "detector" else 0.0
+
     def _remember(
-        self, key: tuple[object, ...], ops: Iterable[Op], params: int = 0
+        self, key: tuple[object, ...], ops: Iterable[Op], params: int = 0, ms: float = 0.0
     ) -> tuple[int, int, float]:
-        flops, ms = 0, 0.0
+        flops = 0
         for op in ops:
             params += op.params
             flops += op.searched_flops if self.scope == "searched" else op.flops

@@ -107,10 +107,15 @@ class MonotoneTable:
     Args:
         rows: of a table.
         batch: which to read; may be left out if the table has only one.
+        scale: that the rows are multiplied by.
+        fixed_ms: what a detector takes for all that is no operator of the table.
     """
 
-    def __init__(self, rows: Sequence[Row], batch: int | None = None) -> None:
-        self.batch = choose_batch(rows, batch)
+    def __init__(
+        self, rows: Sequence[Row], batch: int | None = None, *, scale: float = 1.0, fixed_ms: float = 0.0
+    ) -> None:
+        self.batch, self.fixed_ms = choose_batch(rows, batch), fixed_ms
+        self._share = scale / self.batch
         groups: dict[Group, list[Row]] = defaultdict(list)
         for row in rows:
             if row.batch == self.batch and row.ms > 0:
@@ -121,12 +126,12 @@ class MonotoneTable:
     def ms(self, op: Op) -> float:
         """Milliseconds for one image; infinity for an operator that no row is as large as."""
         grid = self._grids.get(_group(op))
-        return math.inf if grid is None else grid.at(op.cin, op.cout, op.side)[0] / self.batch
+        return math.inf if grid is None else grid.at(_cin(op), op.cout, op.side)[0] * self._share
 
     def is_bound(self, op: Op) -> bool:
         """Whether `ms` is only an upper bound, because the operator lies outside what was measured."""
         grid = self._grids.get(_group(op))
-        return grid is None or grid.at(op.cin, op.cout, op.side)[1]
+        return grid is None or grid.at(_cin(op), op.cout, op.side)[1]
 
     def missing(self, ops: Iterable[Op]) -> list[str]:
         """What cannot be priced, one clause for each kind of operator."""
@@ -147,7 +152,7 @@ class MonotoneTable:
                     continue
                 grid = _Grid(kept)
                 for row in shuffled[part::parts]:
-                    predicted, is_bound = grid.at(row.cin, row.cout, row.side)
+                    predicted, is_bound = grid.at(_cin(row), row.cout, row.side)
                     if not is_bound:
                         errors.append(abs(predicted / row.ms - 1))
         return np.array(errors)
@@ -170,7 +175,7 @@ class _Grid:
     def __init__(self, rows: Sequence[Row]) -> None:
         same: dict[tuple[int, int, int], list[float]] = defaultdict(list)
         for row in rows:
-            same[row.cin, row.cout, row.side].append(row.ms)
+            same[_cin(row), row.cout, row.side].append(row.ms)
         self._axes: list[list[int]] = [sorted({key[axis] for key in same}) for axis in range(3)]
         places = [{value: n for n, value in enumerate(axis)} for axis in self._axes]
         measured = np.full([len(axis) for axis in self._axes], np.nan)
@@ -179,10 +184,11 @@ class _Grid:
             measured[cell] = median(values)
         for axis, power in enumerate((1, 1, 2)):  # time goes with channels and with the square of a side
             at = np.array(self._axes[axis], dtype=float) ** power
-            measured = np.apply_along_axis(_filled, axis, measured, at)
+            measured = np.moveaxis(_filled(np.moveaxis(measured, axis, -1), at), -1, axis)
         known = np.isfinite(measured)
-        even = (_highest_before(measured) + _lowest_after(measured)) / 2
-        bound = _lowest_after(np.where(known, even, np.nan))
+        even = np.full_like(measured, np.nan)
+        even[known] = (_highest_before(measured)[known] + _lowest_after(measured)[known]) / 2
+        bound = _lowest_after(even)
         self._values: list[list[list[float]]] = np.where(known, even, bound).tolist()
         self._known: list[list[list[bool]]] = known.tolist()
 
@@ -211,12 +217,19 @@ def _bracket(axis: list[int], asked: int, by_area: bool = False) -> list[tuple[i
     return [(position - 1, 1 - share), (position, share)]
 
 
-def _filled(line: Float64[np.ndarray, " n"], at: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-    """Gaps between measured values interpolated; before the first and after the last all stays unknown."""
-    known = np.isfinite(line)
-    if known.sum() < 2:
-        return line
-    return np.where(known, line, np.interp(at, at[known], line[known], left=np.nan, right=np.nan))
+def _filled(
+    values: Float64[np.ndarray, "a b n"], at: Float64[np.ndarray, " n"]
+) -> Float64[np.ndarray, "a b n"]:
+    """Gaps along the last axis interpolated; before the first and after the last known all stays unknown."""
+    last = len(at) - 1
+    known, places = np.isfinite(values), np.arange(len(at))
+    before = np.maximum.accumulate(np.where(known, places, -1), axis=-1)
+    after = np.minimum.accumulate(np.where(known, places, last + 1)[..., ::-1], axis=-1)[..., ::-1]
+    inside = (before >= 0) & (after <= last) & ~known
+    before, after = before.clip(0), after.clip(max=last)
+    share = (at - at[before]) / np.where(inside, at[after] - at[before], 1)
+    low, high = (np.take_along_axis(values, each, axis=-1) for each in (before, after))
+    return np.where(inside, low + share * (high - low), values)
 
 
 def _highest_before(values: Float64[np.ndarray, "i o s"]) -> Float64[np.ndarray, "i o s"]:
@@ -243,6 +256,8 @@ class OriginalTable:
         rows: of a table.
         batch: which to read; may be left out if the table has only one.
     """
+
+    fixed_ms = 0.0
 
     def __init__(self, rows: Sequence[Row], batch: int | None = None) -> None:
         self.batch = choose_batch(rows, batch)
@@ -301,6 +316,11 @@ def _surface(rows: Sequence[Row]) -> tuple[Any, Any]:
             "leave --reference out"
         ) from error
     return linear, interpolate.NearestNDInterpolator(places, values, rescale=True)
+
+
+def _cin(of: Op | Row) -> int:
+    """Input channels; a depthwise operator has those of its output, which must not count twice."""
+    return 0 if of.kind == "depthwise" else of.cin
 
 
 def _group(op: Op) -> Group:

@@ -78,6 +78,17 @@ class Mutator:
         stem = Genes(8, kernel=self.space.seed.stem.kernel)
         return self.repaired([stem, *[genes] * len(self._kernels)], random.Random(0))
 
+    def largest(self) -> Genome:
+        """The structure of the space that has the most of everything."""
+        space = self.space
+        shapes = zip(self._ranges[1:], space.most_layers, self._kernels, strict=True)
+        blocks = [
+            Genes(high, space.expansions[-1] if space.expansions else high, most, kernels[-1])
+            for (_, high), most, kernels in shapes
+        ]
+        stem = Genes(self._ranges[0][1], kernel=space.seed.stem.kernel)
+        return self.repaired([stem, *blocks], random.Random(0))
+
     def _changed(self, genes: Genes, position: int, draw: Callable[[], float]) -> Genes:
         """One number of a block drawn anew; `draw` yields 0 .. 1."""
         out, width, layers, kernel = genes

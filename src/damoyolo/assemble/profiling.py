@@ -1,0 +1,160 @@
+"""Measuring a device: the operators of a space, and whole detectors to set their sum right by."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from damoyolo.assemble.devices import Device, open_device
+from damoyolo.assemble.models import read_any_spec
+from damoyolo.config import ProfileConfig
+from damoyolo.errors import UserError
+from damoyolo.export.bench import describe_machine, in_turns
+from damoyolo.nn.detector import build_detector
+from damoyolo.search.cost import CostModel
+from damoyolo.search.latency import MonotoneTable
+from damoyolo.search.micro_graph import Activation
+from damoyolo.search.mutate import Mutator
+from damoyolo.search.profile import Profile, fit_overhead, measure_table, usual_ops
+from damoyolo.search.space import SPACES, Frame, Genome, genome_of
+from damoyolo.spec import ModelCard, ModelSpec
+from damoyolo.zoo.shelf import default_folder
+
+CALLS = 40
+"""Of each whole detector."""
+RANGE = 3.0
+"""Random detectors have about so many times more, or fewer, FLOPs than the size they are like, at most."""
+STEPS, NEAR = 300, 0.15
+"""Mutations between two of them; those count that come nearer to the wanted FLOPs, or stay so near."""
+
+
+def profile_device(
+    config: ProfileConfig, say: Callable[[str], None] = print, device: Device | None = None
+) -> tuple[Profile, Path]:
+    """Measure and write; what was measured, and the file.
+
+    Args:
+        config: what is measured, and where the file goes.
+        say: told how far it is.
+        device: instead of the one that `config` names.
+
+    Raises:
+        UserError: if the device is not there.
+    """
+    device = device or open_device(config.device, config.threads, config.precision)
+    path = profile_path(config, device)
+    space, like = SPACES[config.space], read_any_spec(config.like or SPACES[config.space].like)
+    image_size = config.image_size or like.image_size
+    mutator = Mutator(space, image_size)
+    price = partial(CostModel, space.frame, image_size, "detector", like.neck, like.head, config.num_classes)
+    activation: Activation = "relu" if space.seed.activation == "relu" else "silu"
+    say(f"measuring operators with {device.runtime} on {describe_machine()}")
+    usual = usual_ops(price(), mutator, config.seed, most_flops=_flops(price(), like))
+    time_ops = partial(device.time_ops, activation=activation)
+    rows, errors = measure_table(time_ops, usual, config.seconds, config.seed, say)
+
+    say(f"measuring {config.detectors} whole detectors")
+    priced = price(latency=MonotoneTable(rows))
+    drawn = random_genomes(price(), mutator, like, config.seed)
+    genomes = list(
+        islice(filter(lambda each: math.isfinite(priced(each).latency_ms), drawn), config.detectors)
+    )
+    specs = [like.model_copy(update={"structure": space.frame.structure(genome)}) for genome in genomes]
+    measured = measure_detectors(device, specs, config.num_classes, image_size)
+    sums = [priced(genome).latency_ms for genome in genomes]
+    scale, fixed_ms = fit_overhead(sums, measured)
+
+    profile = Profile(
+        device=device.name,
+        runtime=device.runtime,
+        precision=device.precision,
+        machine=describe_machine(),
+        threads=device.threads,
+        date=datetime.date.today().isoformat(),
+        space=config.space,
+        like=like.name,
+        image_size=image_size,
+        num_classes=config.num_classes,
+        activation=activation,
+        median_error=float(np.median(errors)) if errors else 0.0,
+        p95_error=float(np.quantile(errors, 0.95)) if errors else 0.0,
+        scale=scale,
+        fixed_ms=fixed_ms,
+        detectors=tuple((scale * each + fixed_ms, ms) for each, ms in zip(sums, measured, strict=True)),
+        rows=tuple(rows),
+    )
+    profile.write(path)
+    return profile, path
+
+
+def profile_path(config: ProfileConfig, device: Device) -> Path:
+    """Where a profile lies: where it was told to, or in the cache by all that it depends on."""
+    if config.output is not None:
+        if config.output.suffix != ".json":
+            raise UserError(f"output: {config.output} must end in .json, by which a search knows a profile")
+        return config.output
+    facts = (
+        device.name,
+        device.runtime,
+        device.precision,
+        device.threads,
+        describe_machine(),
+        config.space,
+        config.image_size,
+        config.num_classes,
+        config.seconds,
+        config.detectors,
+        read_any_spec(config.like or SPACES[config.space].like).model_dump_json(),
+    )
+    digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
+    return default_folder() / "profiles" / f"{device.name}-{config.space}-{digest}.json"
+
+
+def random_genomes(price: CostModel, mutator: Mutator, like: ModelSpec, seed: int) -> Iterator[Genome]:
+    """Structures of a space, each far from the one before, of very different FLOPs around a size's."""
+    middle = _flops(price, like)
+    rng, genome = random.Random(f"detectors {seed}"), mutator.smallest()
+    while True:
+        wanted = middle * RANGE ** rng.uniform(-1, 1)
+        for _ in range(STEPS):
+            child = mutator(genome, rng)
+            if _off(price, child, wanted) <= max(_off(price, genome, wanted), NEAR):
+                genome = child
+        yield genome
+
+
+def _flops(price: CostModel, like: ModelSpec) -> int:
+    """Of a size, for the images and classes of others that are priced."""
+    frame = Frame(like.structure)
+    own = CostModel(frame, price.image_size, "detector", like.neck, like.head, price.num_classes)
+    return own(genome_of(like.structure)).flops
+
+
+def _off(price: CostModel, genome: Genome, wanted: float) -> float:
+    return abs(math.log(price(genome).flops / wanted))
+
+
+def measure_detectors(
+    device: Device, specs: Sequence[ModelSpec], num_classes: int, image_size: int, calls: int = CALLS
+) -> list[float]:
+    """Milliseconds of whole detectors with random weights and one square image, measured in turns.
+
+    The lower quartile of the calls: whatever else the machine does only ever adds.
+    """
+    names = tuple(f"class{number}" for number in range(num_classes))
+    timers = {
+        number: device.opened(
+            build_detector(ModelCard(spec=spec, class_names=names, image_size=(image_size, image_size)))
+        )
+        for number, spec in enumerate(specs)
+    }
+    times = in_turns(timers, calls)
+    return [float(np.quantile(times[number], 0.25)) for number in timers]

@@ -1,0 +1,55 @@
+"""`damoyolo profile`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from damoyolo.config import ProfileConfig
+
+if TYPE_CHECKING:
+    from damoyolo.search.profile import Profile
+
+
+def profile(
+    *,
+    settings: Annotated[ProfileConfig | None, Parameter(name="*", negative_bool=())] = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> None:
+    """Measure how long operators take on a device, so that `damoyolo search` can search for it.
+
+    Parameters
+    ----------
+    settings
+        What is measured.
+    as_json
+        Print what was found as JSON and nothing else.
+    """
+    from damoyolo.assemble.profiling import profile_device
+
+    measured, path = profile_device(settings or ProfileConfig(), say=partial(print, file=sys.stderr))
+    if as_json:
+        print(json.dumps(_facts(measured, path), indent=1))
+        return
+    print(
+        f"{measured.runtime} on {measured.machine}: {len(measured.rows)} operators of space "
+        f"{measured.space} at {measured.image_size} px"
+    )
+    print(measured.trust())
+    print(
+        f"a detector takes {measured.scale:.2f} times the sum of its operators and {measured.fixed_ms:.2f} ms"
+    )
+    print(
+        f"search with: damoyolo search --space {measured.space} --image-size {measured.image_size} "
+        f"--latency-table {path} --max-latency-ms MS"
+    )
+
+
+def _facts(measured: Profile, path: Path) -> dict[str, Any]:
+    facts = measured.model_dump(mode="json", exclude={"rows"})
+    return {"file": str(path), "operators": len(measured.rows), **facts}

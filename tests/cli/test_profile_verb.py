@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from damoyolo.assemble import profiling
+from damoyolo.cli import main
+from damoyolo.search import profile as search_profile
+from damoyolo.search.profile import Profile
+from fake_device import FakeDevice
+
+QUICK = ["--image-size", "96", "--num-classes", "3", "--seconds", "0.1", "--detectors", "2"]
+
+
+@pytest.fixture(autouse=True)
+def _fake_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profiling, "open_device", lambda *_: FakeDevice())
+    monkeypatch.setattr(search_profile, "STRUCTURES", 100)
+
+
+def test_a_profile_is_written_and_the_way_on_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "p.json"
+    assert main(["profile", "--space", "mob", *QUICK, "--output", str(output)]) == 0
+    shown = capsys.readouterr()
+    assert f"damoyolo search --space mob --image-size 96 --latency-table {output}" in shown.out
+    assert "measuring 2 whole detectors" in shown.err
+    assert len(Profile.read(output).rows) > 100
+
+
+def test_the_facts_are_json_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["profile", *QUICK, "--output", str(tmp_path / "p.json"), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["runtime"], shown["image_size"], len(shown["detectors"])) == ("formula 1.0", 96, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--device", "abacus"], "--device: 'abacus' is none of here"),
+        (["--space", "k1k"], "--space: 'k1k' is none of k1kx"),
+        (["--image-size", "100"], "--image-size"),
+        (["--output", "table.txt"], "must end in .json"),
+        (["--like", "X"], "'X' is no model size"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["profile", *arguments]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert message in told
+    assert len(told.splitlines()) == 1
