@@ -262,7 +262,7 @@ class ProfileConfig(Config):
     """bfloat16, which OpenVINO has where the CPU has it; default float32, and float16 for TensorRT."""
     seconds: PositiveFloat = 60.0
     """How long to refine the table of operators, after a coarse one."""
-    detectors: Annotated[int, Field(ge=2)] = 6
+    detectors: Annotated[int, Field(ge=3)] = 8
     """Random whole detectors to measure, which set the sum of operators right."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Of what is drawn."""

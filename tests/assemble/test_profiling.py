@@ -37,7 +37,7 @@ def test_a_profile_says_what_was_measured_and_foretells_whole_detectors(tmp_path
     assert Profile.read(path) == profile
     assert (profile.runtime, profile.threads, profile.space, profile.like) == ("formula 1.0", 1, "k1kx", "T")
     assert profile.scale == pytest.approx(1.25, rel=0.05)
-    assert len(profile.detectors) == device.opens == 6
+    assert len(profile.detectors) == device.opens == 8
     assert max(abs(predicted / ms - 1) for predicted, ms in profile.detectors) < 0.03
     assert lines[0].startswith("measuring operators with formula 1.0 on ")
 

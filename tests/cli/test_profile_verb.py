@@ -11,7 +11,7 @@ from damoyolo.search import profile as search_profile
 from damoyolo.search.profile import Profile
 from fake_device import FakeDevice
 
-QUICK = ["--image-size", "96", "--num-classes", "3", "--seconds", "0.1", "--detectors", "2"]
+QUICK = ["--image-size", "96", "--num-classes", "3", "--seconds", "0.1", "--detectors", "3"]
 
 
 @pytest.fixture(autouse=True)
@@ -27,14 +27,14 @@ def test_a_profile_is_written_and_the_way_on_is_told(
     assert main(["profile", "--space", "mob", *QUICK, "--output", str(output)]) == 0
     shown = capsys.readouterr()
     assert f"damoyolo search --space mob --image-size 96 --latency-table {output}" in shown.out
-    assert "measuring 2 whole detectors" in shown.err
+    assert "measuring 3 whole detectors" in shown.err
     assert len(Profile.read(output).rows) > 100
 
 
 def test_the_facts_are_json_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["profile", *QUICK, "--output", str(tmp_path / "p.json"), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert (shown["runtime"], shown["image_size"], len(shown["detectors"])) == ("formula 1.0", 96, 2)
+    assert (shown["runtime"], shown["image_size"], len(shown["detectors"])) == ("formula 1.0", 96, 3)
 
 
 @pytest.mark.parametrize(

@@ -63,10 +63,7 @@ def profile_device(
 
     say(f"measuring {config.detectors} whole detectors")
     priced = price(latency=MonotoneTable(rows))
-    drawn = random_genomes(price(), mutator, like, config.seed)
-    genomes = list(
-        islice(filter(lambda each: math.isfinite(priced(each).latency_ms), drawn), config.detectors)
-    )
+    genomes = list(islice(random_genomes(priced, mutator, like, config.seed), config.detectors))
     specs = [like.model_copy(update={"structure": space.frame.structure(genome)}) for genome in genomes]
     measured = measure_detectors(device, specs, config.num_classes, image_size)
     sums = [priced(genome).latency_ms for genome in genomes]
@@ -119,7 +116,10 @@ def profile_path(config: ProfileConfig, device: Device) -> Path:
 
 
 def random_genomes(price: CostModel, mutator: Mutator, like: ModelSpec, seed: int) -> Iterator[Genome]:
-    """Structures of a space, each far from the one before, of very different FLOPs around a size's."""
+    """Structures of a space, each far from the one before, of very different FLOPs around a size's.
+
+    Those that hold an operator of unknown latency are left out.
+    """
     middle = _flops(price, like)
     rng, genome = random.Random(f"detectors {seed}"), mutator.smallest()
     while True:
@@ -128,7 +128,8 @@ def random_genomes(price: CostModel, mutator: Mutator, like: ModelSpec, seed: in
             child = mutator(genome, rng)
             if _off(price, child, wanted) <= max(_off(price, genome, wanted), NEAR):
                 genome = child
-        yield genome
+        if math.isfinite(price(genome).latency_ms):
+            yield genome
 
 
 def _flops(price: CostModel, like: ModelSpec) -> int:

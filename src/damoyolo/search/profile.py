@@ -15,6 +15,7 @@ from itertools import islice, product
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float64
 
 from damoyolo.config import DeviceName
 from damoyolo.files import write_atomically
@@ -25,6 +26,7 @@ from damoyolo.search.mutate import Mutator
 from damoyolo.search.ops import Op
 from damoyolo.spec import Frozen, parse, read_yaml
 
+Floats = Float64[np.ndarray, " n"]
 Measure = Callable[[Sequence[Op]], list[float]]
 """Milliseconds for one image of each of some operators, on a device."""
 
@@ -172,13 +174,32 @@ def coarse_grid(usual: Sequence[Op]) -> Iterator[Op]:
 
 
 def fit_overhead(predicted: Sequence[float], measured: Sequence[float]) -> tuple[float, float]:
-    """Factor and constant, neither negative, that bring predictions nearest to measurements, relatively."""
+    """Factor and constant, neither negative, that bring predictions nearest to measurements, relatively.
+
+    The constant is 0 unless with it each is told better from the others: few and noisy measurements can
+    always be fitted by two numbers, and the next detector pays for it.
+    """
     x, y = np.array(predicted), np.array(measured)
-    both = np.linalg.lstsq(np.stack([x / y, 1 / y], axis=1), np.ones_like(y), rcond=None)[0]
-    if both[1] >= 0 and both[0] > 0 and len(x) > 1:
-        return float(both[0]), float(both[1])
+    return min((_fit_factor, _fit_both), key=lambda fit: _error_left_out(fit, x, y))(x, y)
+
+
+def _fit_factor(x: Floats, y: Floats) -> tuple[float, float]:
     ratio = x / y
     return float(ratio.sum() / (ratio**2).sum()), 0.0
+
+
+def _fit_both(x: Floats, y: Floats) -> tuple[float, float]:
+    factor, constant = np.linalg.lstsq(np.stack([x / y, 1 / y], axis=1), np.ones_like(y), rcond=None)[0]
+    return (float(factor), float(constant)) if factor > 0 and constant >= 0 else _fit_factor(x, y)
+
+
+def _error_left_out(fit: Callable[[Floats, Floats], tuple[float, float]], x: Floats, y: Floats) -> float:
+    """Mean square of the relative errors of each when it is left out of the fit."""
+    errors = []
+    for place in range(len(x)):
+        factor, constant = fit(np.delete(x, place), np.delete(y, place))
+        errors.append((factor * x[place] + constant) / y[place] - 1)
+    return float(np.square(errors).mean())
 
 
 def _octaves(widths: set[int]) -> list[int]:

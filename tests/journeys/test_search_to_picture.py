@@ -1,0 +1,49 @@
+"""One toolchain: profile this machine, search for it, train what was found, export it, detect with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from damoyolo.cli import main
+from damoyolo.search import profile as search_profile
+from damoyolo.spec import ModelSpec
+from tiny_runs import spec_in, write_data
+
+SMALL = ["--image-size", "64", "--num-classes", "3", "--space", "k1kx"]
+EPOCHS = ["--epochs", "2", "--batch-size", "4", "--workers", "0", "--device", "cpu", "--image-size", "64"]
+
+
+@pytest.mark.slow
+def test_from_this_machine_to_a_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(search_profile, "STRUCTURES", 100)
+    data = write_data(tmp_path / "data")
+    like = [*SMALL, "--like", str(spec_in(data))]
+    table, found = str(tmp_path / "here.json"), tmp_path / "search"
+    device = ["--device", "onnxruntime-cpu", "--threads", "1"]
+    quick = ["--seconds", "0.5", "--detectors", "3", "--output", table]
+    assert main(["profile", *like, *device, *quick]) == 0
+
+    slowest = max(ms for _, ms in search_profile.Profile.read(table).detectors)
+    budget = ["--latency-table", table, "--max-latency-ms", str(slowest), "--candidates", "2000"]
+    assert main(["search", *like, *device, *budget, "--measured", "2", "--output", str(found)]) == 0
+    result = json.loads((found / "search.json").read_text())
+    assert result["tried"] == 2000
+    assert all(each["measured_ms"] > 0 for each in result["found"])
+    assert result["found"][0]["latency_ms"] <= slowest
+
+    run, exported = tmp_path / "run", str(tmp_path / "found.onnx")
+    spec = found / "found.yaml"
+    assert ModelSpec.read(spec).neck == ModelSpec.read(spec_in(data)).neck
+    assert main(["train", str(data), "--model", str(spec), "--output", str(run), *EPOCHS]) == 0
+    assert main(["export", exported, "--weights", str(run / "best.safetensors")]) == 0
+    assert json.loads(Path(f"{exported}.proof.json").read_text())["passed"] is True
+
+    pictures = [str(data / "images" / "val_*.jpg"), "--weights", exported, "--output", str(tmp_path / "seen")]
+    capsys.readouterr()
+    assert main(["predict", *pictures]) == 0
+    assert len(json.loads((tmp_path / "seen" / "detections.json").read_text())) == 4
