@@ -237,6 +237,8 @@ class SearchConfig(Config):
     """Of all random choices; the same seed and number of workers finds the same."""
     workers: PositiveInt = 1
     """Processes."""
+    cluster: str | None = None
+    """Run them in a ray cluster: `auto` for this machine's, `local`, or `ray://host:port`; same results."""
     reference: bool = False
     """Count, mutate and read the table as the original code does, faults included; needs scipy."""
     output: Path = Path("runs/search")

@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from damoyolo.assemble.on_device import Found, best_measured, found_of, profiled
 from damoyolo.config import SearchConfig
 from damoyolo.errors import UserError
 from damoyolo.files import write_atomically
+from damoyolo.search.cluster import ray_workers
 from damoyolo.search.cost import CostModel, LatencyModel
 from damoyolo.search.entropy import DeepMad, MadNas, PaddedMadNas, Score
 from damoyolo.search.evolve import Axis, Member, Problem, State, begin, evolve
@@ -35,7 +37,7 @@ CONFIG_FILE, STATE_FILE, RESULT_FILE = "config.yaml", "state.json", "search.json
 FRONT_FILE, PICTURE_FILE = "front.json", "front.png"
 SAVE_SECONDS = 5.0
 SAY_SECONDS = 2.0
-FREE_TO_CHANGE = {"output", "candidates", "sizes"}
+FREE_TO_CHANGE = {"output", "candidates", "sizes", "cluster", "measured"}
 """Settings that a resumed search may change."""
 
 BUDGETS: dict[str, tuple[Axis, float]] = {
@@ -127,7 +129,8 @@ def _run(
     start = saved = told = time.perf_counter()
     before = state.tried
     try:
-        for _ in evolve(problem, state, config.candidates):
+        workers = partial(ray_workers, address=config.cluster) if config.cluster else None
+        for _ in evolve(problem, state, config.candidates, workers):
             now = time.perf_counter()
             if now - saved > SAVE_SECONDS:
                 save_state(state, settings, config.output / STATE_FILE)

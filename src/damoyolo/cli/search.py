@@ -65,7 +65,7 @@ def _table(result: SearchResult, config: SearchConfig) -> Table:
         title=f"{result.tried:,} candidates, {result.rate:,.0f}/s",
         caption=f"costs of the {counted}; {fates}",
     )
-    table.add_column("file")
+    table.add_column("file", no_wrap=True)
     for heading in ("score", "layers", "params M", "GFLOPs", "predicted ms", "measured ms"):
         table.add_column(heading, justify="right")
     for each in result.found:

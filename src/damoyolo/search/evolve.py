@@ -16,6 +16,7 @@ from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -223,6 +224,12 @@ class State:
         return sorted(unique.values(), reverse=True)
 
 
+Advance = Callable[[list[Island], list[int]], list[Island]]
+"""Lets each island try its share of candidates."""
+Workers = Callable[[Problem, int], AbstractContextManager[Advance]]
+"""Opens so many places for islands to advance in."""
+
+
 def begin(problem: Problem, seed: int, workers: int = 1) -> State:
     """Before the first candidate; `ValueError` if no start is within the budgets."""
     members = problem.first_members()
@@ -235,13 +242,17 @@ def begin(problem: Problem, seed: int, workers: int = 1) -> State:
     return State([Island(rng, problem.population(members), set(seen)) for rng in rngs])
 
 
-def evolve(problem: Problem, state: State, candidates: int) -> Iterator[State]:
+def evolve(
+    problem: Problem, state: State, candidates: int, workers: Workers | None = None
+) -> Iterator[State]:
     """Go on until so many candidates were tried in all; yields the state after every round.
+
+    `workers` says where islands advance; by default in a process of this machine each.
 
     The state is changed in place. An interruption leaves in it what was found; only as it was yielded can it
     be gone on from to the bit.
     """
-    with _workers(problem, len(state.islands)) as advance:
+    with (workers or local_workers)(problem, len(state.islands)) as advance:
         while state.tried < candidates:
             shares = _shares(candidates - state.tried, len(state.islands))
             state.islands = advance(state.islands, shares)
@@ -251,11 +262,8 @@ def evolve(problem: Problem, state: State, candidates: int) -> Iterator[State]:
             yield state
 
 
-Advance = Callable[[list[Island], list[int]], list[Island]]
-
-
 @contextlib.contextmanager
-def _workers(problem: Problem, count: int) -> Iterator[Advance]:
+def local_workers(problem: Problem, count: int) -> Iterator[Advance]:
     """Something that advances all islands by their shares: in this process, or in one for each."""
     if count == 1:
         yield lambda islands, shares: [_advanced(problem, islands[0], shares[0])]
