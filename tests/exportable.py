@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
+import onnx
+import pytest
 import torch
 from torch import nn
 
+from damoyolo.assemble import shipping
+from damoyolo.export import onnx as export_onnx
+from damoyolo.export.bench import time_calls
+from damoyolo.export.card import ExportCard
+from damoyolo.files import write_atomically
 from damoyolo.nn.detector import Detector, build_detector
 from damoyolo.spec import ModelCard, ModelSpec
 from tiny_runs import SMALL_SPEC
@@ -39,3 +50,32 @@ def photograph(height: int = 50, width: int = 70, seed: int = 0) -> np.ndarray:
     """Soft noise, uint8 RGB (h w 3)."""
     coarse = np.random.default_rng(seed).integers(0, 256, (height // 5 + 1, width // 5 + 1, 3))
     return np.kron(coarse, np.ones((5, 5, 1)))[:height, :width].astype(np.uint8)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_exports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """For a module that imports it: no graph is written twice in a run, and files are timed briefly."""
+    write, own = export_onnx.to_onnx, tmp_path_factory.getbasetemp()
+    folder = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def to_onnx(detector: Detector, card: ExportCard) -> onnx.ModelProto:
+        key = shipping.sha256_of_weights(detector) + _inside(card).to_json()
+        path = folder / f"{hashlib.sha256(key.encode()).hexdigest()}.onnx"
+        if not path.exists():
+            write_atomically(path, write(detector, card).SerializeToString())
+        model = onnx.load(path)
+        export_onnx.describe(model, card)
+        return model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export_onnx, "to_onnx", to_onnx)
+        patch.setattr(shipping, "time_calls", partial(time_calls, seconds=0.01, warm_up=1, least=2))
+        yield
+
+
+def _inside(card: ExportCard) -> ExportCard:
+    """What of a card shapes the graph."""
+    fields = {"head", "precision", "preprocess", "dynamic", "batch", "image_size"}
+    if card.head != "raw":
+        fields |= {"score_threshold", "nms_iou", "max_detections"}
+    return ExportCard(class_names=("any",), **card.model_dump(include=fields))

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 from damoyolo.assemble import export_model
 from damoyolo.export.runtime import open_runtime
-from exportable import lively, photograph
+from exportable import lively, photograph, quick_exports  # noqa: F401 (a fixture)
 
 SCORE, IOU = 0.3, 0.6
 Row = tuple[str, float, list[float]]

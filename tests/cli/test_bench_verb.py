@@ -7,10 +7,10 @@ import onnx
 import pytest
 
 from damoyolo.cli import main
+from damoyolo.export import onnx as export_onnx
 from damoyolo.export.card import ExportCard
-from damoyolo.export.onnx import to_onnx
 from damoyolo.zoo.weights import save_weights
-from exportable import CLASS_NAMES, lively
+from exportable import CLASS_NAMES, lively, quick_exports  # noqa: F401 (a fixture)
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported detector, and its weights beside it."""
     card = ExportCard(class_names=CLASS_NAMES, image_size=(64, 96))
     path = tmp_path_factory.mktemp("bench") / "tiny.onnx"
-    onnx.save(to_onnx(lively(), card), path)
+    onnx.save(export_onnx.to_onnx(lively(), card), path)
     save_weights(lively(), path.with_suffix(".safetensors"))
     return path
 

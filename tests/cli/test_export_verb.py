@@ -11,7 +11,7 @@ import pytest
 
 from damoyolo.cli import main
 from damoyolo.zoo.weights import save_weights
-from exportable import lively, photograph
+from exportable import lively, photograph, quick_exports  # noqa: F401 (a fixture)
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from clips import moving_red, read_clip, write_clip
 from damoyolo.cli import main
 from damoyolo.nn.detector import build_detector
 from damoyolo.spec import ModelCard
@@ -108,3 +111,137 @@ def test_a_source_that_is_not_there_is_named(
     assert main([*request, "--output", str(tmp_path / "out")]) == 2
     assert "absent.jpg: no such file or folder; check the path" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_image_may_be_seen_in_tiles_and_in_the_mirror(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    assert cv2.imwrite(str(tmp_path / "a.png"), noise)
+    request = ["predict", str(tmp_path / "a.png"), "--weights", str(weights), "--device", "cpu", "--json"]
+    counts = []
+    for options in ([], ["--tile", "64"], ["--tile", "64", "--ensemble-flip"]):
+        assert main([*request, "--output", str(tmp_path / "out"), *options]) == 0
+        (record,) = json.loads(capsys.readouterr().out)
+        counts.append(len(record["detections"]))
+    plain, tiles, both = counts
+    assert tiles > plain
+    assert 0 < both != tiles
+    assert main([*request, "--tile", "8"]) == 2
+    assert "tile: 8 pixels are too few" in capsys.readouterr().err
+
+
+@pytest.fixture
+def clip(photos: Path) -> Path:
+    return write_clip(photos / "clip.avi", moving_red(6))
+
+
+def lines_of(text: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_images_and_videos_of_a_folder_are_predicted(
+    weights: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    request = ["predict", str(clip.parent), "--weights", str(weights), "--device", "cpu"]
+    assert main([*request, "--output", str(output), "--batch", "4", "--max-detections", "2"]) == 0
+    *_, images, video = capsys.readouterr().out.splitlines()
+    assert images == f"2 pictures, detections.json and detections.csv in {output}; 1 could not be read"
+    assert video.startswith(f"{clip}: 6 frames, ")
+    assert video.endswith(f" in a second; {output}/clip.avi.mp4 and {output}/clip.avi.jsonl")
+    records = lines_of((output / "clip.avi.jsonl").read_text())
+    assert [record["frame"] for record in records] == list(range(6))
+    assert {len(record["detections"]) for record in records} == {2}
+    assert len(read_clip(output / "clip.avi.mp4")) == 6
+
+
+def test_with_videos_json_is_a_line_for_each_image_and_frame(
+    weights: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = [
+        "predict",
+        str(clip.parent),
+        "--weights",
+        str(weights),
+        "--device",
+        "cpu",
+        "--json",
+        "--no-draw",
+    ]
+    assert main([*request, "--output", str(tmp_path / "out"), "--max-detections", "2"]) == 0
+    records = lines_of(capsys.readouterr().out)
+    assert [Path(str(each.get("image", each.get("video")))).name for each in records] == [
+        *("a.jpg", "b.png", "broken.jpg", *["clip.avi"] * 6)
+    ]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("detections.json", "detections.csv", "clip.avi.jsonl")
+    }
+
+
+def test_things_are_tracked_and_counted(
+    weights: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = ["predict", str(clip), "--weights", str(weights), "--device", "cpu", "--max-detections", "3"]
+    counts = ["--count-line", "40,0,40,60", "--count-zone", "0,0,96,0,96,64,0,64"]
+    assert main([*request, "--output", str(tmp_path / "out"), *counts]) == 0
+    _, line, zone = capsys.readouterr().out.splitlines()
+    assert line.startswith("line: left ")
+    assert zone.startswith("zone: now ")
+    records = lines_of((tmp_path / "out" / "clip.avi.jsonl").read_text())
+    numbers = {each["id"] for record in records for each in record["detections"]} - {None}
+    assert len(numbers) >= 3
+    assert sum(records[-1]["counts"][1]["ever"].values()) == len(numbers)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--count-line", "1,2,3"], "count_line: '1,2,3' is no list of points"),
+        (["--track"], "--track: is for videos"),
+    ],
+)
+def test_tracking_that_makes_no_sense_is_refused(
+    weights: Path, clip: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    request = ["predict", str(clip.parent), "--weights", str(weights), "--device", "cpu"]
+    assert main([*request, *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_video_that_cannot_be_read_is_the_user_s_mistake(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    request = ["predict", str(tmp_path / "bad.mp4"), "--weights", str(weights), "--device", "cpu"]
+    assert main([*request, "--output", str(tmp_path / "out")]) == 2
+    assert "bad.mp4: is no video that OpenCV can read" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_an_interrupted_video_plays_and_its_lines_are_whole(
+    weights: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    clip = write_clip(tmp_path / "long.avi", moving_red(60) * 100)
+    command = [sys.executable, "-c", "import sys; from damoyolo.cli import main; sys.exit(main())", "predict"]
+    options = ["--weights", str(weights), "--output", str(tmp_path / "out"), "--max-detections", "1"]
+    process = subprocess.Popen(
+        [*command, str(clip), *options],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    lines = tmp_path / "out" / "long.avi.jsonl"
+    while not (lines.exists() and lines.stat().st_size > 1000) and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err == ""
+    records = lines_of(lines.read_text())
+    assert [record["frame"] for record in records] == list(range(len(records)))
+    assert f"{len(records)} frames" in out
+    assert abs(len(read_clip(tmp_path / "out" / "long.avi.mp4")) - len(records)) <= 1
+    assert 0 < len(records) < 6000

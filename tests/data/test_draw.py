@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from damoyolo.data.draw import Mark, _place, _whole_pixels, colour_of, draw, draw_marks
+from damoyolo.data.draw import (
+    Mark,
+    Outline,
+    _place,
+    _whole_pixels,
+    colour_of,
+    draw,
+    draw_marks,
+    draw_outlines,
+)
 from damoyolo.detections import Detections
 
 
@@ -82,6 +91,33 @@ def test_any_box_on_any_image_can_be_drawn(
 ) -> None:
     image = np.zeros((*size, 3), np.uint8)
     assert draw(image, detections(box)).shape == image.shape
+
+
+def test_numbers_are_written_before_names() -> None:
+    image, found = np.zeros((200, 300, 3), np.uint8), detections((50, 80, 250, 180))
+    plain = draw(image, found)
+    assert np.array_equal(draw(image, found, [None]), plain)
+    numbered = draw(image, found, [12])
+    assert changed(image, numbered).sum() > changed(image, plain).sum() * 1.1
+    assert not np.array_equal(draw(image, found, [13]), numbered)
+
+
+def test_outlines_are_drawn_with_a_text_that_is_whole() -> None:
+    image = np.full((200, 300, 3), 10, np.uint8)
+    square = ((40.0, 40.0), (250.0, 40.0), (250.0, 150.0))
+    open_, closed = (
+        changed(image, draw_outlines(image, [Outline(square, "", closed=closed)])) for closed in (False, True)
+    )
+    assert open_[40, 200]
+    assert open_[100, 250]
+    assert not open_[95, 145]
+    assert closed[95, 145]
+    inside, corner = (
+        changed(image, draw_outlines(image, [Outline(((x, y), (x, y)), "now 3 person", closed=False)])).sum()
+        for x, y in ((100.0, 100.0), (299.0, 199.0))
+    )
+    assert corner > 0.97 * inside
+    assert (image == 10).all()
 
 
 def marks(count: int, classes: int = 1, side: int = 60) -> list[Mark]:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from jaxtyping import config
 
 from damoyolo.errors import RunError, UserError
+from damoyolo.export import onnx as export_onnx
 from damoyolo.export.bench import (
     Subject,
     Timing,
@@ -25,8 +26,7 @@ from damoyolo.export.bench import (
     time_block,
 )
 from damoyolo.export.card import ExportCard
-from damoyolo.export.onnx import to_onnx
-from exportable import CLASS_NAMES, lively
+from exportable import CLASS_NAMES, lively, quick_exports  # noqa: F401 (a fixture)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         written[name] = folder / f"{name}.onnx"
         config.update("jaxtyping_disable", True)  # while it is traced, a dynamic size is no int
         try:
-            onnx.save(to_onnx(lively(), card), written[name])
+            onnx.save(export_onnx.to_onnx(lively(), card), written[name])
         finally:
             config.update("jaxtyping_disable", False)
     return written

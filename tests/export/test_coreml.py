@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from damoyolo.assemble import Exported, export_model
+from damoyolo.assemble import Exported, export_model, verify
 from damoyolo.errors import UserError
 from damoyolo.export.card import METADATA_KEY, ExportCard
-from damoyolo.export.proof import proof_path
+from damoyolo.export.proof import Proof, proof_path
 from damoyolo.export.rewrite import Network
-from damoyolo.export.sessions import open_session
-from exportable import lively
+from damoyolo.export.runtime import Runtime
+from exportable import CLASS_NAMES, lively, quick_exports  # noqa: F401 (a fixture)
 
 ct = pytest.importorskip("coremltools", exc_type=ImportError)
 DETECTOR = lively()
@@ -23,9 +24,21 @@ DETECTOR = lively()
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    output = tmp_path_factory.mktemp("coreml") / "x.mlpackage"
-    proof_path(output).write_text("of an older file")
-    return export_model(DETECTOR, output, batch=2)
+    return export_model(DETECTOR, tmp_path_factory.mktemp("coreml") / "x.mlpackage", batch=2)
+
+
+class Mac:
+    """Core ML as it should compute, times a factor."""
+
+    card = ExportCard(class_names=CLASS_NAMES, image_size=(64, 96))
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def run(self, images: np.ndarray) -> list[np.ndarray]:
+        with torch.no_grad():
+            found = DETECTOR(torch.from_numpy(images))
+        return [self.factor * found.scores.numpy(), found.boxes.numpy()]
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +75,25 @@ def test_every_weight_of_the_network_is_inside(exported: Exported) -> None:
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS runs it")
 def test_elsewhere_than_on_macos_it_is_written_but_not_proved(exported: Exported) -> None:
-    assert exported.proof is None
-    assert "macOS" in exported.remark
-    assert [each.name for each in exported.file.parent.iterdir()] == ["x.mlpackage"]
-    with pytest.raises(UserError, match=r"x\.mlpackage: Core ML predicts on macOS only"):
-        open_session(exported.file)
+    proof = exported.proof
+    assert (proof.passed, proof.comparison, proof.latency_ms) == (None, None, {})
+    assert "run damoyolo verify there" in proof.remark
+    assert proof == Proof.model_validate_json(proof_path(exported.file).read_bytes())
+    with pytest.raises(
+        UserError, match=r"x\.mlpackage: cannot be run here, because Core ML predicts on macOS"
+    ):
+        verify(exported.file)
+
+
+def test_its_proof_keeps_what_a_mac_compares_with(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("damoyolo.assemble.shipping.open_runtime", lambda _: Runtime(Mac(1.0), exported.card))
+    assert verify(exported.file).passed
+    monkeypatch.setattr(
+        "damoyolo.assemble.shipping.open_runtime", lambda _: Runtime(Mac(1.001), exported.card)
+    )
+    assert not verify(exported.file).passed
 
 
 @pytest.mark.slow

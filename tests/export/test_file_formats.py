@@ -74,7 +74,7 @@ def test_core_ml_is_run_on_macos_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
     there = aim("coreml", Path("x.mlpackage"), card())
     assert (elsewhere.runs, there.runs, there.remark) == (False, True, "")
-    assert "damoyolo verify with --weights there" in elsewhere.remark
+    assert "run damoyolo verify there" in elsewhere.remark
 
 
 def test_a_missing_package_is_named_with_the_extra_that_brings_it() -> None:

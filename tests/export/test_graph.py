@@ -28,12 +28,12 @@ def test_boxes_are_decoded_as_in_training_however_peaked_the_distributions(
 @given(
     seed=st.integers(0, 99), count=st.integers(1, 40), classes=st.integers(1, 5), points=st.integers(1, 30)
 )
-def test_the_best_pairs_are_found_by_looking_at_the_best_points_only(
+def test_the_best_pairs_are_found_by_looking_at_the_best_points_only_however_many_are_wanted(
     seed: int, count: int, classes: int, points: int
 ) -> None:
     scores = torch.rand(2, points, classes, generator=torch.Generator().manual_seed(seed))
     values, labels, places = best(scores, count)
-    kept = min(count, points)
+    kept = min(count, points * classes)
     torch.testing.assert_close(values, scores.flatten(1).topk(kept).values)
     for image in range(2):
         torch.testing.assert_close(scores[image, places[image], labels[image]], values[image])
@@ -42,7 +42,7 @@ def test_the_best_pairs_are_found_by_looking_at_the_best_points_only(
 def test_suppression_keeps_the_score_of_survivors_and_classes_apart() -> None:
     boxes = torch.tensor([[[0.0, 0, 10, 10], [1, 0, 11, 10], [50, 50, 60, 60]]])
     scores = torch.tensor([[[0.9, 0.8, 0.03], [0.1, 0.7, 0.6]]])
-    kept = suppress(boxes, scores, 0.5, 0.05, 10)
+    kept = suppress(boxes, scores, 0.05, 0.5, 10)
     assert torch.equal(kept, torch.tensor([[[0.9, 0, 0], [0, 0.7, 0.6]]]))
-    one = suppress(boxes, scores, 0.5, 0.05, 1)
+    one = suppress(boxes, scores, 0.05, 0.5, 1)
     assert torch.equal(one, torch.tensor([[[0.9, 0, 0], [0, 0.7, 0]]]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import html
 import json
 from collections.abc import Callable
@@ -63,7 +62,7 @@ def demo(
     model = load(result.best)
     report = evaluate(model, data, device=config.device)
     say(f"3. evaluated on the validation images: AP {report.ap:.3f}, AP50 {report.ap50:.3f}")
-    some = Path(glob.escape(str(data))) / "images" / "val_000*.jpg"
+    some = sorted((data / "images").glob("val_000*.jpg"))
     found = list(
         predict_into(partial(detect, prepare(model, device=config.device)), some, folder / "pictures")
     )

@@ -19,7 +19,7 @@ from damoyolo.evaluation import coco
 from damoyolo.export.runtime import open_runtime
 from damoyolo.export.sessions import ENGINES
 from damoyolo.nn.detector import Detector, fuse
-from damoyolo.prediction import Finder, detect
+from damoyolo.prediction import OVERLAP, Finder, detect, flipped, tiled
 from damoyolo.spec import given_image_size
 from damoyolo.zoo import SIZES
 from damoyolo.zoo.mirrors import find_weights
@@ -61,9 +61,36 @@ def open_finder(
     score: float = PICTURE_SCORE,
     nms_iou: float | None = None,
     max_detections: int = MAX_DETECTIONS,
+    ensemble_flip: bool = False,
+    tile: int | None = None,
+    tile_overlap: float = OVERLAP,
+    batch_size: int = 8,
 ) -> Finder:
-    """Ready to detect: a model, by size or weights file, or an exported file, by the suffix."""
-    limits: dict[str, Any] = {"score": score, "nms_iou": nms_iou, "max_detections": max_detections}
+    """Ready to detect: a model, by size or weights file, or an exported file, by the suffix.
+
+    Args:
+        weights: which.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+        image_size: of the network's input in pixels, a side or "HEIGHTxWIDTH"; default the model's own.
+        score: lowest score, 0..1.
+        nms_iou: two boxes of a class that overlap more are one thing; default the model's own.
+        max_detections: the best so many are kept in each image.
+        ensemble_flip: see each image also in the mirror (`prediction.flip`).
+        tile: see each image also in tiles of this side in pixels (`prediction.tiles`),
+        tile_overlap: of which neighbours share so much of their side, and
+        batch_size: so many are detected at once.
+    """
+    limits: dict[str, Any] = {"nms_iou": nms_iou, "max_detections": max_detections}
+    limits["score"] = score / 2 if ensemble_flip else score
+    finder = _open(weights, device, image_size, limits)
+    if ensemble_flip:
+        finder = flipped(finder, score, most=max_detections)
+    if tile is not None:
+        finder = tiled(finder, tile, overlap=tile_overlap, batch_size=batch_size, most=max_detections)
+    return finder
+
+
+def _open(weights: str, device: str, image_size: int | str | None, limits: dict[str, Any]) -> Finder:
     if Path(weights).suffix not in ENGINES:
         return partial(detect, prepare(load(weights), device=device, image_size=image_size), **limits)
     if device not in ("auto", "cpu", "cuda"):

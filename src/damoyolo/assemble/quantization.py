@@ -18,10 +18,11 @@ from damoyolo.errors import RunError, UserError
 from damoyolo.evaluation import coco
 from damoyolo.export.bench import Timing, in_turns, time_block
 from damoyolo.export.card import ExportCard
+from damoyolo.export.comparison import compare_raw
 from damoyolo.export.extras import need
 from damoyolo.export.formats import SUFFIXES, Format, write_from_onnx
 from damoyolo.export.int8 import Measured, Quantization
-from damoyolo.export.proof import Raw, raw_outputs
+from damoyolo.export.proof import raw_outputs
 from damoyolo.export.runtime import Runtime, open_runtime
 from damoyolo.export.sessions import Engine
 from damoyolo.nn.detector import Detector
@@ -91,26 +92,37 @@ class Photographs:
 class Trials:
     """One network with the head `raw`, quantised in different ways and run by the engine it is meant for."""
 
-    def __init__(self, detector: Detector, card: ExportCard, kind: Format, photographs: Photographs) -> None:
+    def __init__(
+        self,
+        detector: Detector,
+        card: ExportCard,
+        kind: Format,
+        photographs: Photographs,
+        announce: Callable[[str], None],
+    ) -> None:
         from damoyolo.export.onnx import to_onnx
         from damoyolo.export.quantize import measure_ranges, parts
 
         self.engine: Engine = "openvino" if kind == "openvino" else "onnxruntime"
         self.style = STYLES[kind]
-        self.photographs = photographs
+        self.photographs, self.announce = photographs, announce
         self.card = card.model_copy(update={"head": "raw", "batch": 1, "dynamic": False})
         self.graph: onnx.ModelProto = to_onnx(detector, self.card)
         self.parts = parts(self.graph)
         self.fp32 = self._opened(self.graph)
         self.fp32_ap = photographs.ap(self.fp32)
+        announce(f"float: AP {self.fp32_ap:.4f}")
         self.ranges: Ranges = measure_ranges(self.graph, photographs.inputs(self.fp32))
+        announce(f"ranges measured on {len(photographs)} images")
         self.drops: dict[int, float] = {}
 
     def drop(self, count: int) -> float:
         """The AP lost, of 1, when the `count` most sensitive parts stay in float; measured once."""
         if count not in self.drops:
             in_float = self.ranking[:count] if count else []
-            self.drops[count] = self.fp32_ap - self.photographs.ap(self.leaving(in_float))
+            self.drops[count] = drop = self.fp32_ap - self.photographs.ap(self.leaving(in_float))
+            left = f"all but {count} of {len(self.parts)} parts" if count else "all"
+            self.announce(f"{left} in INT8: AP {self.fp32_ap - drop:.4f} ({-100 * drop:+.2f} points)")
         return self.drops[count]
 
     @cached_property
@@ -119,10 +131,12 @@ class Trials:
         images = self.photographs.few(self.fp32)
         expected = raw_outputs(self.fp32, images)
         changes = {}
-        for part in self.parts:
+        for number, part in enumerate(self.parts, 1):
             others = [each for each in self.parts if each != part]
             alone = self._opened(self._quantized(others), converted=False)  # many, and this is quicker
-            changes[part] = change(expected, raw_outputs(alone, images))
+            changes[part] = compare_raw(expected, raw_outputs(alone, images)).change
+            moved = f"{part} alone in INT8 moves scores and boxes by {100 * changes[part]:.2g} %"
+            self.announce(f"{moved} ({number} of {len(self.parts)})")
         return sorted(changes, key=changes.__getitem__, reverse=True)
 
     def measured(self, counts: Sequence[int]) -> list[Measured]:
@@ -154,7 +168,12 @@ class Trials:
 
 
 def quantized(
-    detector: Detector, card: ExportCard, kind: Format, settings: Int8, where: Path
+    detector: Detector,
+    card: ExportCard,
+    kind: Format,
+    settings: Int8,
+    where: Path,
+    announce: Callable[[str], None] | None = None,
 ) -> tuple[onnx.ModelProto, Quantization]:
     """The graph that `card` describes in INT8, and what that costs.
 
@@ -164,6 +183,7 @@ def quantized(
         kind: its format, whose engine runs the trials (for TensorRT, ONNX Runtime does).
         settings: data and limits.
         where: the file, for messages.
+        announce: is told each step that was measured.
 
     Raises:
         UserError: if the data do not fit the model, or are too few.
@@ -174,7 +194,7 @@ def quantized(
     from damoyolo.export.quantize import quantize
 
     photographs = Photographs(settings, card.class_names)
-    trials = Trials(detector, card, kind, photographs)
+    trials = Trials(detector, card, kind, photographs, announce or (lambda _: None))
     count = fewest(lambda count: trials.drop(count) <= settings.max_drop / 100, len(trials.parts) // 2)
     if count is None:
         raise RunError(f"{where}: {_failure(trials)} {settings.max_drop}; raise --max-drop, or take fp16")
@@ -209,18 +229,6 @@ def fewest(enough: Callable[[int], bool], most: int) -> int | None:
         middle = (too_few + count) // 2
         too_few, count = (too_few, middle) if enough(middle) else (middle, count)
     return count
-
-
-def change(expected: Sequence[Raw], found: Sequence[Raw]) -> float:
-    """How far outputs moved: of scores, as a share of all; of boxes, as a share of their size, by score."""
-    moved = total = 0.0
-    for (scores, boxes), (other_scores, other_boxes) in zip(expected, found, strict=True):
-        best = scores.max(axis=1)
-        size = (boxes[:, 2:] - boxes[:, :2]).mean(axis=1).clip(1)
-        moved += float(np.abs(scores - other_scores).sum())
-        moved += float((best * np.abs(boxes - other_boxes).mean(axis=1) / size).sum())
-        total += float(best.sum())
-    return moved / max(total, 1e-9)
 
 
 def _wanted(detector: Detector, card: ExportCard, trials: Trials) -> tuple[onnx.ModelProto, Ranges]:

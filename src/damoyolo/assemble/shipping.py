@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import hashlib
 import importlib.metadata
-import platform
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from damoyolo.assemble.inference import evaluate
 from damoyolo.assemble.quantization import Int8, quantized
 from damoyolo.boxes.select import TOP_K, select
 from damoyolo.data.formats import read_dataset
@@ -26,24 +23,22 @@ from damoyolo.errors import RunError, UserError
 from damoyolo.evaluation import coco
 from damoyolo.export.bench import describe_machine, time_calls
 from damoyolo.export.card import ColourOrder, ExportCard, Head, Precision
+from damoyolo.export.comparison import TOLERANCES, Comparison, Raw, Results, compare
 from damoyolo.export.formats import Format, aim, format_of, put_in_place, write, write_from_onnx
-from damoyolo.export.int8 import Quantization
 from damoyolo.export.proof import (
-    TOLERANCES,
     Image,
     Proof,
-    Raw,
     Verification,
-    all_of,
-    compare_detections,
     compare_expected,
-    compare_raw,
+    has_bytes_of,
     probe_images,
     proof_path,
-    raw_outputs,
     read_proof,
-    sample,
+    results_of,
+    sha256_of_files,
     sha256_of_images,
+    to_keep,
+    versions,
 )
 from damoyolo.export.rewrite import Network
 from damoyolo.export.runtime import Runtime, open_runtime
@@ -54,16 +49,11 @@ from damoyolo.spec import given_image_size
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and what it was compared with.
-
-    There is no proof of a file that cannot be run here; the remark then says why, and what to do.
-    """
+    """What was written, and what it was compared with."""
 
     file: Path
     card: ExportCard
-    proof: Proof | None
-    remark: str = ""
-    quantization: Quantization | None = None
+    proof: Proof
 
 
 def export_model(
@@ -82,6 +72,7 @@ def export_model(
     nms_iou: float | None = None,
     max_detections: int = 300,
     images: Sequence[Image] = (),
+    announce: Callable[[str], None] | None = None,
 ) -> Exported:
     """Write a detector as a file that runs without torch, and prove it equal before it takes its place.
 
@@ -100,6 +91,7 @@ def export_model(
         nms_iou: is; both are inside a graph with suppression.
         max_detections: of the heads `topk` and `nms`.
         images: to compare with, beside some that are drawn.
+        announce: is told each step of the search for layers that stay in float.
 
     Raises:
         UserError: for what cannot be exported so, or written there; a missing package is named.
@@ -133,59 +125,57 @@ def export_model(
         part = Path(folder) / output.name
         quantization = None
         if int8:
-            graph, quantization = quantized(model, target.card, target.kind, int8, output)
+            graph, quantization = quantized(model, target.card, target.kind, int8, output, announce)
             write_from_onnx(target.kind, graph, target.card, part)
         else:
             write(target.kind, model, target.card, part)
-        proof = prove(model, open_runtime(part), part, images) if target.runs else None
-        if proof is None:
-            proof_path(output).unlink(missing_ok=True)  # of the file that is replaced
-        else:
-            proof = proof.model_copy(update={"quantization": quantization})
-            write_atomically(proof_path(output), proof.model_dump_json(indent=1).encode())
-        if proof and not proof.passed:
-            raise RunError(
-                f"{output}: {_failure(proof)}; it was not written, {proof_path(output)} tells more"
-            )
+        proof = prove(model, part, target.card, images, runs=target.runs)
+        proof = proof.model_copy(update={"remark": target.remark, "quantization": quantization})
+        write_atomically(proof_path(output), proof.model_dump_json(indent=1).encode())
+        if proof.comparison and not proof.passed:
+            failure = _failure(proof.comparison, proof)
+            raise RunError(f"{output}: {failure}; it was not written, {proof_path(output)} tells more")
         others = [each for each in Path(folder).iterdir() if each != part]
         for file in (*others, part):  # the one to open comes last
             put_in_place(file, output.with_name(file.name))
-    return Exported(output, target.card, proof, target.remark, quantization)
+    return Exported(output, target.card, proof)
 
 
-def prove(model: Detector, runtime: Runtime, file: Path, images: Sequence[Image] = ()) -> Proof:
-    """Compare a file with the model it came from, on drawn images and those given, and time both."""
-    card = runtime.card
-    size = card.image_size
-    probes = probe_images(size)
-    pictures = [*probes, *images]
-    reference = fuse(model).to("cpu", memory_format=torch.channels_last)  # type: ignore[call-overload]
-    expected = [_detected(reference, picture, card) for picture in pictures]
-    found = runtime.detect(pictures, score=card.score_threshold, max_detections=card.max_detections)
-    comparison = compare_detections(expected, found)
-    kept = [all_of(each) for each in expected[: len(probes)]]
-    if card.head == "raw":
-        resized = [runtime.resize.image(picture) for picture in pictures]
-        computed = [_computed(reference, picture) for picture in resized]
-        raw = compare_raw(computed, raw_outputs(runtime, resized))
-        comparison = comparison.model_copy(update={"score": raw.score, "box_px": raw.box_px})
-        kept = [sample(each) for each in computed[: len(probes)]]
+def prove(
+    model: Detector, file: Path, card: ExportCard, images: Sequence[Image] = (), *, runs: bool = True
+) -> Proof:
+    """Compare a file with the model it came from, on drawn images and those given, and time both.
+
+    Of one that does not run here, the proof has only what the model computes.
+    """
+    probes = probe_images(card.image_size)
+    reference = _reference(model)
+    expected = _computed(reference, card, [*probes, *images])
     tolerance = TOLERANCES[card.precision]
-    passed = comparison.passes(tolerance)
+    found = comparison = passed = diverges_at = None
+    latency = {}
+    if runs:
+        runtime = open_runtime(file)
+        found = results_of(runtime, [*probes, *images])
+        comparison = compare(expected, found)
+        passed = card.precision == "int8" or comparison.passes(tolerance)
+        diverges_at = None if passed else _divergence(model, file, runtime, probes[-1])
+        latency = _latency(reference, runtime, probes[-1])
+    kept = found if card.precision == "int8" else expected
     return Proof(
         file=file.name,
-        sha256={each.name: _sha256(each) for each in sorted(file.parent.glob(f"{file.stem}.*"))},
-        weights_sha256=card.weights_sha256,
+        sha256=sha256_of_files(file),
+        card=card,
         made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         machine=describe_machine(),
-        versions=_versions(),
+        versions=versions(),
         images_sha256=sha256_of_images(probes),
         tolerance=tolerance,
         comparison=comparison,
         passed=passed,
-        diverges_at=None if passed else _divergence(model, file, runtime, probes[-1]),
-        latency_ms=_latency(reference, runtime, probes[-1]),
-        expected=kept,
+        diverges_at=diverges_at,
+        latency_ms=latency,
+        expected=to_keep(kept, len(probes)) if kept else [],
     )
 
 
@@ -194,47 +184,71 @@ def verify(
 ) -> Verification:
     """Compare a file with its model or, without one, with the numbers that its proof keeps.
 
+    One of INT8 is always compared with those, which are its own, must have the same bytes, and may lose no
+    more AP on a data set than it was allowed when it was exported.
+
     Raises:
-        UserError: if the file is none of ours, has no proof to go by, or came from other weights.
+        UserError: if the file is none of ours, does not run here, has no proof to go by, or came from other
+            weights.
     """
     file = Path(file)
     runtime = open_runtime(file)
     card = runtime.card
-    tolerance = TOLERANCES[card.precision]
-    if model is None:
-        if data is not None:
-            raise UserError("--data: comparing the AP needs the model, too; give --weights")
-        proof, probes = read_proof(file), probe_images(card.image_size)
-        if sha256_of_images(probes) != proof.images_sha256:
-            raise UserError(
-                f"{proof_path(file)}: was made with other drawn images; give --weights to compare anew"
-            )
-        comparison = compare_expected(proof.expected, runtime, probes)
-        return Verification(
-            comparison=comparison,
-            tolerance=tolerance,
-            passed=comparison.passes(tolerance),
-            compared_with=f"the numbers kept in {proof_path(file).name}",
-        )
-    if sha256_of_weights(model) != card.weights_sha256:
+    if model is None and data is not None:
+        raise UserError("--data: comparing the AP needs the model, too; give --weights")
+    if model is not None and sha256_of_weights(model) != card.weights_sha256:
         raise UserError(f"{file}: was not made from these weights; give those it came from")
-    proof = prove(model, runtime, file)
-    ap = {}
-    if data is not None:
-        ap = {
-            "model": evaluate(
-                model, data, split, device="cpu", image_size="{}x{}".format(*card.image_size)
-            ).ap
-        }
-        ap["file"] = evaluate_runtime(runtime, data, split).ap
+    if model is None:
+        return _as_proved(file, runtime)
+    ap = _aps(model, runtime, data, split) if data is not None else {}
+    images = probe_images(card.image_size)
+    comparison = compare(_computed(_reference(model), card, images), results_of(runtime, images))
+    if card.precision == "int8":
+        again = _as_proved(file, runtime).model_copy(update={"beside_model": comparison, "ap": ap})
+        return again.model_copy(update={"passed": again.passed and again.keeps_ap()})
+    tolerance = TOLERANCES[card.precision]
+    passed = comparison.passes(tolerance)
     return Verification(
-        comparison=proof.comparison,
-        tolerance=tolerance,
-        passed=proof.passed,
+        passed=passed,
         compared_with="the model",
-        diverges_at=proof.diverges_at,
+        comparison=comparison,
+        tolerance=tolerance,
+        diverges_at=None if passed else _divergence(model, file, runtime, images[-1]),
         ap=ap,
     )
+
+
+def _as_proved(file: Path, runtime: Runtime) -> Verification:
+    """A file and what its proof keeps."""
+    card, path = runtime.card, proof_path(file)
+    proof, images = read_proof(file), probe_images(card.image_size)
+    if proof.card != card or Path(proof.file).suffix != file.suffix:
+        raise UserError(
+            f"{path}: is of another file; put the proof of {file.name} beside it, or export again"
+        )
+    if sha256_of_images(images) != proof.images_sha256 or not proof.expected:
+        raise UserError(f"{path}: has no numbers for the images that are drawn here; export the model again")
+    tolerance = TOLERANCES[card.precision]
+    comparison = compare_expected(proof.expected, runtime, images)
+    same_bytes = max_drop = None
+    if proof.quantization:
+        same_bytes, max_drop = has_bytes_of(proof, file), proof.quantization.max_drop
+    return Verification(
+        passed=comparison.passes(tolerance) and same_bytes is not False,
+        compared_with=f"the numbers kept in {path.name}",
+        comparison=comparison,
+        tolerance=tolerance,
+        same_bytes=same_bytes,
+        max_drop=max_drop,
+    )
+
+
+def _aps(model: Detector, runtime: Runtime, data: str | Path, split: str) -> dict[str, float]:
+    """Of a model, detecting as the file is to, and of the file."""
+    card, reference = runtime.card, _reference(model)
+    dataset = read_dataset(Path(data), split, class_names=card.class_names)
+    mine = coco.evaluate(lambda images: [_detected(reference, image, card) for image in images], dataset)
+    return {"model": mine.ap, "file": evaluate_runtime(runtime, data, split).ap}
 
 
 def evaluate_runtime(runtime: Runtime, data: str | Path, split: str = "val") -> coco.Report:
@@ -265,9 +279,24 @@ def _detected(reference: Detector, picture: Image, card: ExportCard) -> Detectio
 
 
 @torch.inference_mode()
-def _computed(reference: Detector, picture: Image) -> Raw:
+def _points(reference: Detector, picture: Image) -> Raw:
+    """Of an image of the network's size."""
     predictions = reference(torch.from_numpy(_floats([picture])))
     return predictions.scores[0].numpy(), predictions.boxes[0].numpy()
+
+
+def _computed(reference: Detector, card: ExportCard, pictures: Sequence[Image]) -> Results:
+    """What a file with that card is to give."""
+    detections = [_detected(reference, picture, card) for picture in pictures]
+    if card.head != "raw":
+        return Results(detections)
+    resize = Resize(card.resize, card.image_size)
+    return Results(detections, [_points(reference, resize.image(picture)) for picture in pictures])
+
+
+def _reference(model: Detector) -> Detector:
+    """As PyTorch runs it fastest on a CPU."""
+    return fuse(model).to("cpu", memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def _floats(pictures: Sequence[Image]) -> np.ndarray:
@@ -296,26 +325,9 @@ def _divergence(model: Detector, file: Path, runtime: Runtime, picture: Image) -
     return first_divergence(Network(model), file, _floats(images), runtime.batch(images))
 
 
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    engines = ("onnx", "onnxruntime", "openvino", "tensorrt", "ncnn", "coremltools", "executorch")
-    for name in ("damoyolo", "torch", "numpy", *engines):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
-
-
-def _sha256(file: Path) -> str:
-    """Of a file, or of all files in a folder."""
-    digest = hashlib.sha256()
-    for part in sorted(each for each in (file, *file.rglob("*")) if each.is_file()):
-        digest.update(part.read_bytes())
-    return digest.hexdigest()
-
-
-def _failure(proof: Proof) -> str:
+def _failure(differs: Comparison, proof: Proof) -> str:
     """What differs too much, in words."""
-    differs, allowed = proof.comparison, proof.tolerance
+    allowed = proof.tolerance
     alone = differs.only_model + differs.only_file
     return (
         f"does not compute what the model does: scores differ by up to {differs.score:.2g} (allowed "

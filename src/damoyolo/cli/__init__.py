@@ -18,7 +18,7 @@ from damoyolo.errors import RunError, UserError
 
 VERBS = {
     "models": "List the model suite with its published facts.",
-    "predict": "Detect things in images and draw them.",
+    "predict": "Detect things in images and videos, and draw them.",
     "evaluate": "Compute the COCO numbers of a model, or of any detector's results.",
     "profile": "Measure how long operators take on a device, to search for it.",
     "search": "Search a backbone within a budget, without training.",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -81,7 +83,7 @@ def export(
     images
         An image, a folder or a pattern in quotes, to compare with, beside drawn ones.
     as_json
-        Print the proof as JSON and nothing else.
+        Print the proof as JSON and nothing else, nor any progress.
     """
     from damoyolo import assemble
     from damoyolo.assemble.quantization import Int8
@@ -106,18 +108,13 @@ def export(
         nms_iou=iou,
         max_detections=max_detections,
         images=[read_image(path) for path in find_images(images)] if images else (),
+        announce=None if as_json else partial(print, file=sys.stderr, flush=True),
     )
     proof = exported.proof
     if as_json:
-        unproved = {"file": exported.file.name, "passed": None, "remark": exported.remark}
-        print(json.dumps(proof.model_dump(mode="json") if proof else unproved, indent=1))
+        print(json.dumps(proof.model_dump(mode="json"), indent=1))
         return
     height, width = exported.card.image_size
     print(f"{exported.file}: {height}x{width} px, head {exported.card.head}, {exported.card.precision}")
-    if proof:
-        print(f"  {proof.comparison.summary()}")
-        print(f"  {proof.speed()}")
-    for line in exported.quantization.lines() if exported.quantization else ():
-        print(f"  {line}")
-    if exported.remark:
-        print(exported.remark)
+    for line in proof.lines():
+        print(line)

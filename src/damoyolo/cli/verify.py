@@ -20,6 +20,9 @@ def verify(
 ) -> int:
     """Prove again that an exported file computes what its model does, on this machine.
 
+    One of INT8 must still give what it gave when it was exported. Exit code 0: it does; 1: it does not; 2:
+    this could not be found out.
+
     Parameters
     ----------
     file
@@ -27,7 +30,7 @@ def verify(
     weights
         The model it came from (.safetensors, .pth); without it the numbers kept in the proof are compared.
     data
-        A data set to compare the AP on, too; needs --weights.
+        A data set to compare the AP on, too; needs --weights. One of INT8 may lose what it was exported with.
     split
         Which annotations of the data set.
     as_json
@@ -40,7 +43,7 @@ def verify(
     if as_json:
         print(json.dumps(result.model_dump(mode="json"), indent=1))
     else:
-        print(f"{file}: {'equal' if result.passed else 'NOT equal'} to {weights or 'the model in its proof'}")
+        print(f"{file}: {result.verdict(weights or 'the model in its proof')}")
         for line in result.lines():
             print(f"  {line}")
     return 0 if result.passed else 1

@@ -19,6 +19,7 @@ Area = tuple[int, int, int, int]
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _SMALLEST = 0.35
 """Scale below which letters cannot be read."""
+_BRIGHT, _DARK = (255, 230, 0), (0, 0, 0)
 _GOLDEN_RATIO = 0.618034  # steps of this fraction of the colour circle never come close to each other
 
 
@@ -44,17 +45,30 @@ def colour_of(label: int) -> Colour:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def draw(image: UInt8[np.ndarray, "h w 3"], detections: Detections) -> UInt8[np.ndarray, "h w 3"]:
+@dataclass(frozen=True)
+class Outline:
+    """A line through points, x and y in pixels, closed or not, and what is written at its beginning."""
+
+    points: tuple[tuple[float, float], ...]
+    text: str
+    closed: bool
+
+
+def draw(
+    image: UInt8[np.ndarray, "h w 3"], detections: Detections, ids: Sequence[int | None] = ()
+) -> UInt8[np.ndarray, "h w 3"]:
     """A copy of the RGB image with every box in its class's colour, labelled "name score"; see `draw_marks`.
 
-    Better boxes lie above worse ones. In a crowd, a label loses its score before it is left out.
+    Better boxes lie above worse ones. In a crowd, a label loses its score before it is left out. Things that
+    are numbered by `ids`, one for each box, are labelled "#id name score".
     """
-    columns = (detections.boxes, detections.labels, detections.names, detections.scores)
+    numbers = ids or [None] * len(detections)
+    columns = (detections.boxes, detections.labels, detections.names, detections.scores, numbers)
     return draw_marks(
         image,
         [
-            Mark(box, int(label), (f"{name} {score:.2f}", name))
-            for box, label, name, score in zip(*columns, strict=True)
+            Mark(box, int(label), _texts(name, float(score), number))
+            for box, label, name, score, number in zip(*columns, strict=True)
         ],
     )
 
@@ -77,6 +91,25 @@ def draw_marks(image: UInt8[np.ndarray, "h w 3"], marks: Sequence[Mark]) -> UInt
     return picture
 
 
+def draw_outlines(
+    image: UInt8[np.ndarray, "h w 3"], outlines: Sequence[Outline]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A copy of the RGB image with lines in bright yellow on black, and their texts."""
+    picture = np.ascontiguousarray(image).copy()
+    height, width = image.shape[:2]
+    line, scale = max(1, round((height + width) / 800)), max(_SMALLEST, (height + width) / 2800)
+    for outline in outlines:
+        points = np.round(np.array(outline.points, dtype=np.float64)).astype(np.int32)
+        for colour, thickness in ((_DARK, 2 * line + 2), (_BRIGHT, line)):
+            cv2.polylines(picture, [points], outline.closed, colour, thickness, cv2.LINE_AA)
+        (wide, high), below = cv2.getTextSize(outline.text, _FONT, scale, _thickness(scale))
+        wide, high = wide + 2 * _pad(scale), high + below + 2 * _pad(scale)
+        x, y = (int(each) for each in points[0])
+        x, y = max(0, min(x, width - 1 - wide)), max(0, min(y, height - 1 - high))
+        _Label(outline.text, scale, (x, y, x + wide, y + high)).write_on(picture, _BRIGHT)
+    return picture
+
+
 @dataclass(frozen=True)
 class _Label:
     """A text at its place; `ground` is the area that it fills."""
@@ -93,6 +126,13 @@ class _Label:
         (_, height), _ = cv2.getTextSize(self.text, _FONT, self.scale, _thickness(self.scale))
         start = (x1 + _pad(self.scale), y1 + _pad(self.scale) + height)
         cv2.putText(picture, self.text, start, _FONT, self.scale, ink, _thickness(self.scale), cv2.LINE_AA)
+
+
+def _texts(name: str, score: float, number: int | None) -> tuple[str, ...]:
+    """For a label, the longest first."""
+    if number is None:
+        return f"{name} {score:.2f}", name
+    return f"#{number} {name} {score:.2f}", f"#{number} {name}", f"#{number}"
 
 
 def _place(

@@ -85,8 +85,8 @@ def aim(kind: Format, output: Path, card: ExportCard) -> Target:
         return _aim_at_tensorrt(output, card)
     if kind == "coreml" and platform.system() != "Darwin":
         remark = (
-            f"{output}: was not run, because Core ML predicts on macOS only; "
-            "run damoyolo verify with --weights there"
+            f"{output}: was not run, because Core ML predicts on macOS only; run damoyolo verify there, with "
+            "the .proof.json beside it"
         )
         return Target(kind, output, card, remark, runs=False)
     return Target(kind, output, card)

@@ -52,28 +52,28 @@ class Raw(nn.Module):
 
 
 class TopK(nn.Module):
-    """The best `count` pairs of point and class, best first; only their sides are computed and decoded."""
+    """The best pairs of point and class, best first; only their sides are computed and decoded."""
 
-    def __init__(self, count: int, score_threshold: float) -> None:
+    def __init__(self, score_threshold: float, max_detections: int) -> None:
         super().__init__()
-        self.count, self.score_threshold = count, score_threshold
+        self.score_threshold, self.max_detections = score_threshold, max_detections
 
     def forward(
         self, class_logits: Float[Tensor, "b p c"], side_logits_at: Callable[[Tensor], Tensor], grid: Grid
     ) -> Final:
         """The count is of those above the threshold."""
-        logits, labels, points = best(class_logits, self.count)
+        logits, labels, points = best(class_logits, self.max_detections)
         origin, step = (each[:, points].transpose(0, 1) for each in (grid.origin, grid.step))
         boxes = decode(side_logits_at(points).float(), origin, step)
         return _final(boxes.transpose(1, 2), logits.sigmoid(), labels, self.score_threshold)
 
 
 class Suppressed(nn.Module):
-    """What non-maximum suppression leaves, best first, at most `count`."""
+    """What non-maximum suppression leaves, best first."""
 
-    def __init__(self, count: int, score_threshold: float, iou: float) -> None:
+    def __init__(self, score_threshold: float, nms_iou: float, max_detections: int) -> None:
         super().__init__()
-        self.count, self.score_threshold, self.iou = count, score_threshold, iou
+        self.limits = (score_threshold, nms_iou, max_detections)
 
     def forward(
         self, class_logits: Float[Tensor, "b p c"], side_logits: Float[Tensor, "b 4 bins p"], grid: Grid
@@ -81,28 +81,25 @@ class Suppressed(nn.Module):
         """Scores of those beyond the count are 0."""
         boxes = decode(side_logits, grid.origin, grid.step).transpose(1, 2)
         scores = class_logits.sigmoid().transpose(1, 2)
-        kept = suppress(boxes, scores, self.iou, self.score_threshold, self.count)
-        scores, labels, points = best(kept.transpose(1, 2), self.count)
-        return _final(
-            boxes.gather(1, points[..., None].expand(-1, -1, 4)), scores, labels, self.score_threshold
-        )
+        kept = suppress(boxes, scores, *self.limits)
+        score_threshold, _, max_detections = self.limits
+        scores, labels, points = best(kept.transpose(1, 2), max_detections)
+        return _final(boxes.gather(1, points[..., None].expand(-1, -1, 4)), scores, labels, score_threshold)
 
 
 class EfficientNms(nn.Module):
-    """What TensorRT's plug-in leaves, best first, at most `count`; it looks at the best few thousand only."""
+    """What TensorRT's plug-in leaves, best first; it looks at the best few thousand only."""
 
-    def __init__(self, count: int, score_threshold: float, iou: float) -> None:
+    def __init__(self, score_threshold: float, nms_iou: float, max_detections: int) -> None:
         super().__init__()
-        self.count, self.score_threshold, self.iou = count, score_threshold, iou
+        self.limits = (score_threshold, nms_iou, max_detections)
 
     def forward(
         self, class_logits: Float[Tensor, "b p c"], side_logits: Float[Tensor, "b 4 bins p"], grid: Grid
     ) -> Final:
         """Boxes and scores beyond the count are 0."""
         boxes = decode(side_logits, grid.origin, grid.step).transpose(1, 2)
-        outputs: Final = efficient_nms(
-            boxes, class_logits.sigmoid(), self.iou, self.score_threshold, self.count
-        )
+        outputs: Final = efficient_nms(boxes, class_logits.sigmoid(), *self.limits)
         return outputs
 
 
@@ -117,11 +114,12 @@ class Graph(nn.Module):
         self.network.to(self.dtype)
         if card.preprocess == "bgr":
             _swap_colours(self.network)
+        limits = (card.score_threshold, card.nms_iou, card.max_detections)
         self.finish = {
             "raw": Raw(),
-            "topk": TopK(card.max_detections, card.score_threshold),
-            "nms": Suppressed(card.max_detections, card.score_threshold, card.nms_iou),
-            "trt_nms": EfficientNms(card.max_detections, card.score_threshold, card.nms_iou),
+            "topk": TopK(card.score_threshold, card.max_detections),
+            "nms": Suppressed(*limits),
+            "trt_nms": EfficientNms(*limits),
         }[card.head]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -138,14 +136,14 @@ class Graph(nn.Module):
 def best(
     scores: Float[Tensor, "b p c"], count: int
 ) -> tuple[Float[Tensor, "b k"], Int64[Tensor, "b k"], Int64[Tensor, "b k"]]:
-    """The highest `count` scores of each image (or all), descending, with their labels and points.
+    """The highest `count` scores of each image, or all, descending, with their labels and points.
 
     Looks for the best points first: the best n pairs are among the n best points.
     """
-    points = scores.amax(dim=2).topk(min(count, scores.shape[1])).indices
     classes = scores.shape[2]
+    points = scores.amax(dim=2).topk(min(count, scores.shape[1])).indices
     hopeful = scores.gather(1, points[..., None].expand(-1, -1, classes))
-    values, places = hopeful.flatten(1).topk(points.shape[1])
+    values, places = hopeful.flatten(1).topk(min(count, scores.shape[1] * classes))
     return values, places % classes, points.gather(1, places // classes)
 
 

@@ -53,9 +53,11 @@ class CoreMlSession:
     """Core ML, on macOS."""
 
     def __init__(self, path: Path, class_names: Sequence[str] = ()) -> None:
-        ct = need("coremltools", "coreml")
         if platform.system() != "Darwin":
-            raise UserError(f"{path}: Core ML predicts on macOS only; open it there")
+            raise UserError(
+                f"{path}: cannot be run here, because Core ML predicts on macOS only; open it there"
+            )
+        ct = need("coremltools", "coreml")
         try:
             with quietly():
                 self._model = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit.ALL)

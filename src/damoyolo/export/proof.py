@@ -7,52 +7,42 @@ repeated where neither torch nor the weights are.
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
+import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 from pydantic import Field
 
 from damoyolo.detections import Detections
 from damoyolo.errors import UserError
-from damoyolo.export.card import Precision
+from damoyolo.export.card import ExportCard
+from damoyolo.export.comparison import (
+    Comparison,
+    Raw,
+    Results,
+    Tolerance,
+    compare_detections,
+    compare_raw,
+)
 from damoyolo.export.int8 import Quantization
 from damoyolo.export.runtime import Runtime
 from damoyolo.spec import Frozen, parse
 
 Image = UInt8[np.ndarray, "_ _ 3"]
-Raw = tuple[Float32[np.ndarray, "p c"], Float32[np.ndarray, "p 4"]]
-"""All scores and boxes of one image."""
 
 SAMPLES = 500
 """Points of each image whose numbers a proof keeps."""
-SAME_IOU = 0.9
-"""Two detections of a class that overlap so much are the same one."""
-
-
-class Tolerance(Frozen):
-    """Largest differences that pass, and the share of detections that one side may have alone.
-
-    None where a precision promises nothing.
-    """
-
-    score: float | None
-    box_px: float | None
-    alone: float | None
-
-
-TOLERANCES: dict[Precision, Tolerance] = {
-    "fp32": Tolerance(score=1e-4, box_px=0.01, alone=0.02),
-    "fp16": Tolerance(score=0.02, box_px=2.0, alone=0.1),
-    "bf16": Tolerance(score=0.1, box_px=16.0, alone=0.2),
-    "int8": Tolerance(score=None, box_px=None, alone=None),
-}
+AP_MARGIN = 0.1
+"""AP points that an INT8 file may lose beyond its limit, because other kernels round another way."""
 
 
 class Expected(Frozen):
-    """What the model computes for one image: for a raw head some of its points, else the final detections.
+    """What is to come out for one image: for a raw head some of its points, else the final detections.
 
     Boxes are xyxy in pixels. `points` counts all there are; those kept are evenly spread.
     """
@@ -63,78 +53,91 @@ class Expected(Frozen):
     labels: list[int] = Field(default_factory=list)
 
 
-class Comparison(Frozen):
-    """Largest differences, and how many final detections are in both, and on one side alone."""
-
-    score: float = 0.0
-    box_px: float = 0.0
-    agree: int = 0
-    only_model: int = 0
-    only_file: int = 0
-
-    def summary(self) -> str:
-        """For people."""
-        alone = self.only_model + self.only_file
-        return (
-            f"largest difference {self.score:.2g} in scores, {self.box_px:.2g} px in boxes; "
-            f"{self.agree} of {self.agree + alone} detections agree"
-        )
-
-    def passes(self, tolerance: Tolerance) -> bool:
-        """Whether nothing differs by more."""
-        alone = max(self.only_model, self.only_file)
-        pairs = (
-            (self.score, tolerance.score),
-            (self.box_px, tolerance.box_px),
-            (alone / max(1, self.agree + alone), tolerance.alone),
-        )
-        return all(limit is None or value <= limit for value, limit in pairs)
-
-
 class Proof(Frozen):
-    """Beside an exported file, as `<file>.proof.json`."""
+    """Beside an exported file, as `<file>.proof.json`.
+
+    `comparison` is of the model and the file, and without it, and `passed`, the file was not run there. What
+    is `expected` of the file from then on is what the model computes, or, if it is of INT8, what it gave
+    itself.
+    """
 
     file: str
     sha256: dict[str, str] = Field(description="of each file that belongs to it")
-    weights_sha256: str
+    card: ExportCard
     made: str = Field(description="date and time")
     machine: str
     versions: dict[str, str]
     images_sha256: str
     tolerance: Tolerance
-    comparison: Comparison
-    passed: bool
+    comparison: Comparison | None
+    passed: bool | None
+    remark: str = Field(default="", description="why it was not run, or what else is to be done")
     diverges_at: str | None = None
     latency_ms: dict[str, dict[str, float]]
     quantization: Quantization | None = Field(default=None, description="of an INT8 file")
     expected: list[Expected]
 
-    def speed(self) -> str:
+    def lines(self) -> list[str]:
         """For people."""
-        parts = (
+        speeds = (
             f"{name} {each['p50']:.1f} ms (p95 {each['p95']:.1f})" for name, each in self.latency_ms.items()
         )
-        return f"network alone: {', '.join(parts)}"
+        run = (
+            [f"  {self.comparison.summary()}", f"  network alone: {', '.join(speeds)}"]
+            if self.comparison
+            else []
+        )
+        int8 = [f"  {line}" for line in self.quantization.lines()] if self.quantization else []
+        return [*run, *int8, *([self.remark] if self.remark else [])]
 
 
 class Verification(Frozen):
-    """A proof repeated; AP as shares, where a data set was given."""
+    """A proof repeated; AP as shares, where a data set was given.
 
-    comparison: Comparison
-    tolerance: Tolerance
+    What INT8 adds: whether the bytes are those that were proved, the difference from the model, if that was
+    given, and the AP points that it may lose.
+    """
+
     passed: bool
     compared_with: str
+    comparison: Comparison
+    tolerance: Tolerance
     diverges_at: str | None = None
     ap: dict[str, float] = Field(default_factory=dict)
+    same_bytes: bool | None = None
+    beside_model: Comparison | None = None
+    max_drop: float | None = None
+
+    def verdict(self, model: str) -> str:
+        """In a few words."""
+        asked = f"equal to {model}" if self.same_bytes is None else "as good as when it was exported"
+        return f"{'' if self.passed else 'NOT '}{asked}"
+
+    def keeps_ap(self) -> bool:
+        """Whether no more is lost than may be."""
+        return not self.ap or self.max_drop is None or self._drop() <= self.max_drop + AP_MARGIN
 
     def lines(self) -> list[str]:
         """For people."""
-        ap = ", ".join(f"{name} {value:.4f}" for name, value in self.ap.items())
+        limit = self.tolerance.change
+        allowed = "" if limit is None else f" (allowed {100 * limit:.2g} % all in all)"
         return [
-            f"compared with {self.compared_with}: {self.comparison.summary()}",
+            f"compared with {self.compared_with}: {self.comparison.summary()}{allowed}",
+            *(["its bytes are not those that were proved"] if self.same_bytes is False else []),
             *([f"diverges first at {self.diverges_at}"] if self.diverges_at else []),
-            *([f"AP: {ap}"] if ap else []),
+            *([f"beside the model: {self.beside_model.summary()}"] if self.beside_model else []),
+            *([self._ap_line()] if self.ap else []),
         ]
+
+    def _drop(self) -> float:
+        """AP points lost."""
+        return 100 * (self.ap["model"] - self.ap["file"])
+
+    def _ap_line(self) -> str:
+        told = ", ".join(f"{name} {value:.4f}" for name, value in self.ap.items())
+        if self.max_drop is None:
+            return f"AP: {told}"
+        return f"AP: {told}; {self._drop():.2f} points lost, {self.max_drop} and {AP_MARGIN} allowed"
 
 
 def probe_images(size: tuple[int, int], seed: int = 0) -> list[Image]:
@@ -162,30 +165,6 @@ def probe_images(size: tuple[int, int], seed: int = 0) -> list[Image]:
     return images
 
 
-def compare_raw(expected: Sequence[Raw], found: Sequence[Raw]) -> Comparison:
-    """The largest differences over everything."""
-    score = max(float(np.abs(a - b).max()) for (a, _), (b, _) in zip(expected, found, strict=True))
-    box_px = max(float(np.abs(a - b).max()) for (_, a), (_, b) in zip(expected, found, strict=True))
-    return Comparison(score=score, box_px=box_px)
-
-
-def compare_detections(expected: Sequence[Detections], found: Sequence[Detections]) -> Comparison:
-    """Pairs those of a class that overlap nearly wholly; differences are of the pairs."""
-    total = Comparison()
-    for mine, other in zip(expected, found, strict=True):
-        pairs = _pairs(mine, other)
-        scores = [abs(float(mine.scores[i] - other.scores[j])) for i, j in pairs]
-        boxes = [float(np.abs(mine.boxes[i] - other.boxes[j]).max()) for i, j in pairs]
-        total = Comparison(
-            score=max([total.score, *scores]),
-            box_px=max([total.box_px, *boxes]),
-            agree=total.agree + len(pairs),
-            only_model=total.only_model + len(mine) - len(pairs),
-            only_file=total.only_file + len(other) - len(pairs),
-        )
-    return total
-
-
 def raw_outputs(runtime: Runtime, images: Sequence[Image]) -> list[Raw]:
     """What a file with the head `raw` gives for each image."""
     found: list[Raw] = []
@@ -195,20 +174,23 @@ def raw_outputs(runtime: Runtime, images: Sequence[Image]) -> list[Raw]:
     return found
 
 
-def sample(raw: Raw) -> Expected:
-    """Some points of an image, evenly spread."""
-    scores, boxes = raw
-    chosen = _spread(len(scores))
-    return Expected(points=len(scores), scores=scores[chosen].tolist(), boxes=boxes[chosen].tolist())
+def results_of(runtime: Runtime, images: Sequence[Image]) -> Results:
+    """What a file gives for images of any size; raw numbers are of the images as it takes them."""
+    card = runtime.card
+    detections = runtime.detect(images, score=card.score_threshold, max_detections=card.max_detections)
+    if card.head != "raw":
+        return Results(detections)
+    return Results(detections, raw_outputs(runtime, [runtime.resize.image(image) for image in images]))
 
 
-def all_of(detections: Detections) -> Expected:
-    """Every detection of an image."""
-    return Expected(
-        scores=detections.scores.tolist(),
-        boxes=detections.boxes.tolist(),
-        labels=detections.labels.tolist(),
-    )
+def to_keep(results: Results, count: int) -> list[Expected]:
+    """Of the first `count` images some points, evenly spread, or else all detections."""
+    if results.raw is not None:
+        return [_sample(raw) for raw in results.raw[:count]]
+    return [
+        Expected(scores=each.scores.tolist(), boxes=each.boxes.tolist(), labels=each.labels.tolist())
+        for each in results.detections[:count]
+    ]
 
 
 def compare_expected(expected: Sequence[Expected], runtime: Runtime, images: Sequence[Image]) -> Comparison:
@@ -232,6 +214,28 @@ def compare_expected(expected: Sequence[Expected], runtime: Runtime, images: Seq
     ]
     kept_raw = [(np.array(each.scores, np.float32), np.array(each.boxes, np.float32)) for each in expected]
     return compare_raw(kept_raw, found)
+
+
+def sha256_of_files(file: Path) -> dict[str, str]:
+    """By name, of everything that belongs to an exported file, which may be a folder."""
+    return {each.name: _sha256(each) for each in sorted(file.parent.glob(f"{file.stem}.*"))}
+
+
+def has_bytes_of(proof: Proof, file: Path) -> bool:
+    """Whether a file, whatever its name is now, and what belongs to it, are what was proved."""
+    stem = Path(proof.file).stem
+    parts = {file.with_name(file.stem + name.removeprefix(stem)): each for name, each in proof.sha256.items()}
+    return all(part.exists() and _sha256(part) == sha256 for part, sha256 in parts.items())
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages whose numbers these are."""
+    found = {"python": platform.python_version()}
+    engines = ("onnx", "onnxruntime", "openvino", "tensorrt", "ncnn", "coremltools", "executorch")
+    for name in ("damoyolo", "torch", "numpy", *engines):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def sha256_of_images(images: Sequence[Image]) -> str:
@@ -258,25 +262,19 @@ def read_proof(file: Path) -> Proof:
     return parse(Proof, value, where=str(path))
 
 
+def _sample(raw: Raw) -> Expected:
+    scores, boxes = raw
+    chosen = _spread(len(scores))
+    return Expected(points=len(scores), scores=scores[chosen].tolist(), boxes=boxes[chosen].tolist())
+
+
 def _spread(count: int) -> np.ndarray:
     return np.linspace(0, count - 1, min(count, SAMPLES)).round().astype(np.int64)
 
 
-def _pairs(mine: Detections, other: Detections) -> list[tuple[int, int]]:
-    """Each of mine, best first, with the unused one of the other's of its class that it overlaps most."""
-    free = set(range(len(other)))
-    pairs = []
-    for i, (box, label) in enumerate(zip(mine.boxes, mine.labels, strict=True)):
-        overlaps = {j: _iou(box, other.boxes[j]) for j in free if other.labels[j] == label}
-        best = max(overlaps, key=overlaps.__getitem__, default=None)
-        if best is not None and overlaps[best] >= SAME_IOU:
-            free.remove(best)
-            pairs.append((i, best))
-    return pairs
-
-
-def _iou(first: np.ndarray, second: np.ndarray) -> float:
-    sides = np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2])
-    inter = float(np.prod(np.maximum(sides, 0)))
-    areas = float(np.prod(first[2:] - first[:2]) + np.prod(second[2:] - second[:2]))
-    return inter / max(areas - inter, 1e-9)
+def _sha256(file: Path) -> str:
+    """Of a file, or of all files in a folder."""
+    digest = hashlib.sha256()
+    for part in sorted(each for each in (file, *file.rglob("*")) if each.is_file()):
+        digest.update(part.read_bytes())
+    return digest.hexdigest()

@@ -23,6 +23,8 @@ ENGINES: dict[str, Engine] = {
     ".pte": "executorch",
 }
 """What runs a file of that suffix unless one says otherwise."""
+PLUGIN = "EfficientNMS_TRT"
+"""What TensorRT calls its own suppression; see `export.suppress`."""
 
 
 @runtime_checkable
@@ -81,6 +83,11 @@ class OnnxSession:
         try:
             self._session = onnxruntime.InferenceSession(path, options, providers=_providers(device))
         except Exception as error:  # its classes share no other base
+            if PLUGIN in str(error):
+                raise UserError(
+                    f"{path}: cannot be run here, because it ends with TensorRT's operator {PLUGIN}; build "
+                    "an engine from it where there is an NVIDIA GPU"
+                ) from error
             raise UserError(
                 f"{path}: ONNX Runtime cannot load it ({first_line(error)}); export it again"
             ) from error

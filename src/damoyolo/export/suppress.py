@@ -12,64 +12,70 @@ from onnxscript import opset18, values
 from torch import Tensor
 from torchvision.ops import nms
 
+from damoyolo.export.sessions import PLUGIN
+
 
 @torch.library.custom_op(
     "damoyolo::suppress",
     mutates_args=(),
-    schema="(Tensor boxes, Tensor scores, float iou, float threshold, int most) -> Tensor",
+    schema="(Tensor boxes, Tensor scores, float score_threshold, float nms_iou, int max_detections)"
+    " -> Tensor",
 )
-def suppress(boxes: Tensor, scores: Tensor, iou: float, threshold: float, most: int) -> Tensor:
+def suppress(
+    boxes: Tensor, scores: Tensor, score_threshold: float, nms_iou: float, max_detections: int
+) -> Tensor:
     """Scores (b c p) of the boxes (b p 4) that survive suppression within their class, 0 for the others.
 
-    Only scores above `threshold` take part, and at most `most` of a class survive.
+    Only scores above `score_threshold` take part, and at most `max_detections` of a class survive.
     """
     kept = torch.zeros_like(scores)
     for image, of_image in enumerate(scores):
         for label, of_class in enumerate(of_image):
-            (hopeful,) = (of_class > threshold).nonzero(as_tuple=True)
-            best = hopeful[nms(boxes[image, hopeful], of_class[hopeful], iou)[:most]]
+            (hopeful,) = (of_class > score_threshold).nonzero(as_tuple=True)
+            best = hopeful[nms(boxes[image, hopeful], of_class[hopeful], nms_iou)[:max_detections]]
             kept[image, label, best] = of_class[best]
     return kept
 
 
 @suppress.register_fake
-def _(boxes: Tensor, scores: Tensor, iou: float, threshold: float, most: int) -> Tensor:
+def _(boxes: Tensor, scores: Tensor, score_threshold: float, nms_iou: float, max_detections: int) -> Tensor:
     return torch.empty_like(scores)
 
 
 @torch.library.custom_op(
     "damoyolo::efficient_nms",
     mutates_args=(),
-    schema="(Tensor boxes, Tensor scores, float iou, float threshold, int most)"
+    schema="(Tensor boxes, Tensor scores, float score_threshold, float nms_iou, int max_detections)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
 )
 def efficient_nms(
-    boxes: Tensor, scores: Tensor, iou: float, threshold: float, most: int
+    boxes: Tensor, scores: Tensor, score_threshold: float, nms_iou: float, max_detections: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What TensorRT's plug-in of that name gives for boxes (b p 4) and scores (b p c).
 
     The count (b 1), boxes (b k 4), scores (b k) and labels (b k) of the survivors, best first, where k is
-    `most`; zeros beyond the count.
+    `max_detections`; zeros beyond the count.
     """
-    kept = suppress(boxes, scores.transpose(1, 2), iou, threshold, most).transpose(1, 2).flatten(1)
-    kept = F.pad(kept, (0, max(0, most - kept.shape[1])))
-    best, places = kept.topk(most)
+    kept = suppress(boxes, scores.transpose(1, 2), score_threshold, nms_iou, max_detections)
+    kept = kept.transpose(1, 2).flatten(1)
+    kept = F.pad(kept, (0, max(0, max_detections - kept.shape[1])))
+    best, places = kept.topk(max_detections)
     points, labels = places // scores.shape[2], places % scores.shape[2]
-    meant = best > threshold
+    meant = best > score_threshold
     found = boxes.gather(1, (points * meant)[..., None].expand(-1, -1, 4)) * meant[..., None]
     return meant.sum(dim=1, keepdim=True).int(), found, best * meant, (labels * meant).int()
 
 
 @efficient_nms.register_fake
 def _(
-    boxes: Tensor, scores: Tensor, iou: float, threshold: float, most: int
+    boxes: Tensor, scores: Tensor, score_threshold: float, nms_iou: float, max_detections: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     images, whole = boxes.shape[0], torch.int32
     return (
         boxes.new_empty(images, 1, dtype=whole),
-        boxes.new_empty(images, most, 4),
-        scores.new_empty(images, most),
-        boxes.new_empty(images, most, dtype=whole),
+        boxes.new_empty(images, max_detections, 4),
+        scores.new_empty(images, max_detections),
+        boxes.new_empty(images, max_detections, dtype=whole),
     )
 
 
@@ -77,14 +83,16 @@ op: Any = opset18
 """Each operator is a method; their types know no constants."""
 
 
-def _suppress_in_onnx(boxes: Any, scores: Any, iou: float, threshold: float, most: int) -> Any:
+def _suppress_in_onnx(
+    boxes: Any, scores: Any, score_threshold: float, nms_iou: float, max_detections: int
+) -> Any:
     """ONNX's operator names the survivors by (image, class, point), which is where their scores are."""
     kept = op.NonMaxSuppression(
         boxes,
         scores,
-        op.Constant(value_ints=[most]),
-        op.Constant(value_floats=[iou]),
-        op.Constant(value_floats=[threshold]),
+        op.Constant(value_ints=[max_detections]),
+        op.Constant(value_floats=[nms_iou]),
+        op.Constant(value_floats=[score_threshold]),
     )
     nothing = op.Mul(scores, op.Constant(value_float=0.0))
     return op.ScatterND(nothing, kept, op.GatherND(scores, kept))
@@ -94,7 +102,7 @@ PLUGINS = "trt.plugins"
 
 
 def _plugin() -> values.Op:
-    """`EfficientNMS_TRT` as an operator, in the domain where ONNX Runtime, too, finds TensorRT's plug-ins.
+    """The plug-in as an operator, in the domain where ONNX Runtime, too, finds TensorRT's plug-ins.
 
     Source: plugin/efficientNMSPlugin/README.md of TensorRT.
     """
@@ -102,7 +110,7 @@ def _plugin() -> values.Op:
     whole = ("background_class", "box_coding", "max_output_boxes", "score_activation")
     real = ("iou_threshold", "score_threshold")
     schema = OpSchema(
-        "EfficientNMS_TRT",
+        PLUGIN,
         PLUGINS,
         1,
         inputs=[tensor("boxes", "T"), tensor("scores", "T")],
@@ -125,7 +133,9 @@ def _plugin() -> values.Op:
 _efficient_nms: Any = _plugin()
 
 
-def _efficient_nms_in_onnx(boxes: Any, scores: Any, iou: float, threshold: float, most: int) -> Any:
+def _efficient_nms_in_onnx(
+    boxes: Any, scores: Any, score_threshold: float, nms_iou: float, max_detections: int
+) -> Any:
     """No class is background, boxes are corners, and scores are scores already."""
     return _efficient_nms(
         boxes,
@@ -134,9 +144,9 @@ def _efficient_nms_in_onnx(boxes: Any, scores: Any, iou: float, threshold: float
         background_class=-1,
         box_coding=0,
         score_activation=0,
-        iou_threshold=iou,
-        score_threshold=threshold,
-        max_output_boxes=most,
+        iou_threshold=nms_iou,
+        score_threshold=score_threshold,
+        max_output_boxes=max_detections,
     )
 
 
