@@ -223,6 +223,8 @@ class SearchConfig(Config):
     """Most channels of C3, C4 and C5; default the space's."""
     counting: Literal["detector", "backbone", "searched"] = "detector"
     """What budgets limit: all that is built, its backbone alone, or the original's model of the backbone."""
+    search_neck: bool = False
+    """Search widths and depth of the neck, too, by the entropy of the maps that the head sees."""
     score: Literal["madnas", "deepmad", "padded"] = "madnas"
     """Entropy as in the paper, as in DeepMAD, or as in the paper with zero padding counted (slow)."""
     front: Literal["latency", "gflops", "params"] | None = None
@@ -258,6 +260,8 @@ class ProfileConfig(Config):
     """Side of the image in pixels; default that size's own."""
     num_classes: PositiveInt = 80
     """Classes the head tells apart."""
+    search_neck: bool = False
+    """Measure necks of other widths and depths, too, for a search with --search-neck."""
     threads: PositiveInt | None = None
     """Of a CPU; default the engine's own choice."""
     precision: Literal["bf16"] | None = None

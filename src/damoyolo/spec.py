@@ -6,6 +6,7 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from types import UnionType
@@ -234,12 +235,13 @@ Model = TypeVar("Model", bound=BaseModel)
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML or JSON file."""
+    read, name = (json.loads, "JSON") if Path(path).suffix == ".json" else (yaml.safe_load, "YAML")
     try:
-        value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        value = read(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date such as 2020-99-99, say
-        raise UserError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from error
+        raise UserError(f"{path}: is not valid {name} ({' '.join(str(error).split())})") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: holds a {type(value).__name__}, expected a mapping of fields")
     return value

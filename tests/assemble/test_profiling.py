@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from damoyolo.assemble import profiling
 from damoyolo.assemble.devices import Device, TorchDevice, open_device
 from damoyolo.assemble.profiling import measure_detectors, profile_device, profile_path, random_genomes
 from damoyolo.config import DeviceName, ProfileConfig
 from damoyolo.errors import UserError
-from damoyolo.search import profile as search_profile
 from damoyolo.search.cost import CostModel
 from damoyolo.search.mutate import Mutator
 from damoyolo.search.ops import Op
@@ -22,7 +22,7 @@ from fake_device import FakeDevice
 
 @pytest.fixture(autouse=True)
 def _few_structures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_profile, "STRUCTURES", 200)
+    monkeypatch.setattr(profiling, "STRUCTURES", 200)
 
 
 def config(output: Path, **settings: object) -> ProfileConfig:

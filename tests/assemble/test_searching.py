@@ -15,7 +15,8 @@ from damoyolo.config import SearchConfig
 from damoyolo.errors import UserError
 from damoyolo.nn.detector import fuse
 from damoyolo.search import evolve
-from damoyolo.search import profile as search_profile
+from damoyolo.search.neck import DetectorMadNas, necks_like
+from damoyolo.search.space import SPACES, genome_of
 from damoyolo.spec import ModelSpec
 from damoyolo.zoo import read_spec
 from fake_device import FakeDevice
@@ -121,6 +122,7 @@ def test_a_table_that_lacks_the_space_s_operators_is_told(tmp_path: Path) -> Non
         ({"max_layers": 19, "max_widths": (8, 8, 8)}, "lower --min-widths or raise --max-widths"),
         ({"max_layers": 19, "min_widths": (256, 64, 64)}, "no multiples of 8"),
         ({"max_layers": 19, "like": "X"}, "no model size"),
+        ({"max_layers": 19, "search_neck": True, "score": "deepmad"}, "search_neck: goes with budgets"),
         ({"max_layers": 19, "threads": 2}, "--threads and --precision are a device's"),
         ({"max_layers": 19, "device": "torch-cpu", "counting": "backbone"}, "measures whole detectors"),
     ],
@@ -151,8 +153,8 @@ def test_an_interrupted_search_keeps_what_it_has_and_goes_on_to_the_same(
     whole = searched(tmp_path / "whole", **settings)
     real = searching.evolve
 
-    def interrupted(problem: Any, state: Any, candidates: int) -> Any:
-        for rounds, each in enumerate(real(problem, state, candidates)):
+    def interrupted(*arguments: Any) -> Any:
+        for rounds, each in enumerate(real(*arguments)):
             yield each
             if rounds == 2:
                 raise KeyboardInterrupt
@@ -222,7 +224,7 @@ def device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeDevice:
     fake = FakeDevice()
     monkeypatch.setenv("DAMOYOLO_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(searching, "open_device", lambda *_: fake)
-    monkeypatch.setattr(search_profile, "STRUCTURES", 200)
+    monkeypatch.setattr(profiling, "STRUCTURES", 200)
     monkeypatch.setattr(profiling, "measure_table", partial(_coarsely, profiling.measure_table))
     return fake
 
@@ -279,3 +281,30 @@ def test_a_profile_of_something_else_is_refused(device: FakeDevice, tmp_path: Pa
     (profile,) = (tmp_path / "home").rglob("*.json")
     with pytest.raises(UserError, match="was measured for image_size 96, not 128; run damoyolo profile"):
         searched(tmp_path / "b", image_size=128, max_latency_ms=3.0, latency_table=profile)
+
+
+def test_the_neck_is_searched_with_the_backbone_in_one_budget(device: FakeDevice, tmp_path: Path) -> None:
+    settings = {**DEVICE, "candidates": 2000, "max_layers": 19, "max_latency_ms": 3.0}
+    fixed = searched(tmp_path / "fixed", **settings)
+    free = searched(tmp_path / "free", search_neck=True, **settings)
+    like = read_spec("T")
+    assert fixed.found[0].spec.neck == like.neck
+    assert free.found[0].spec.neck in necks_like(like.neck)
+    assert free.found[0].measured_ms <= 3.0
+    rivals = [
+        DetectorMadNas(SPACES["k1kx"].frame, each.spec.neck, SPACES["k1kx"].stage_weights)(
+            genome_of(each.spec.structure)
+        )
+        for each in (free.found[0], fixed.found[0])
+    ]
+    assert rivals[0] == pytest.approx(free.found[0].score)
+    assert rivals[0] > rivals[1]
+    detector = dy.build(str(free.found[0].file), num_classes=3)
+    assert sum(each.numel() for each in fuse(detector).parameters()) == free.found[0].costs.params
+
+
+def test_a_profile_of_one_neck_is_refused_for_a_search_of_many(device: FakeDevice, tmp_path: Path) -> None:
+    searched(tmp_path / "a", max_latency_ms=3.0, **DEVICE)
+    (profile,) = (tmp_path / "home").rglob("*.json")
+    with pytest.raises(UserError, match="was measured with one neck; run damoyolo profile with --search-n"):
+        searched(tmp_path / "b", image_size=96, max_latency_ms=3.0, latency_table=profile, search_neck=True)

@@ -7,7 +7,6 @@ import pytest
 
 from damoyolo.assemble import profiling
 from damoyolo.cli import main
-from damoyolo.search import profile as search_profile
 from damoyolo.search.profile import Profile
 from fake_device import FakeDevice
 
@@ -17,7 +16,7 @@ QUICK = ["--image-size", "96", "--num-classes", "3", "--seconds", "0.1", "--dete
 @pytest.fixture(autouse=True)
 def _fake_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profiling, "open_device", lambda *_: FakeDevice())
-    monkeypatch.setattr(search_profile, "STRUCTURES", 100)
+    monkeypatch.setattr(profiling, "STRUCTURES", 100)
 
 
 def test_a_profile_is_written_and_the_way_on_is_told(

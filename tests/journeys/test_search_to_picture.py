@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from damoyolo.assemble import profiling
 from damoyolo.cli import main
-from damoyolo.search import profile as search_profile
+from damoyolo.search.profile import Profile
 from damoyolo.spec import ModelSpec
 from tiny_runs import spec_in, write_data
 
@@ -20,7 +21,7 @@ EPOCHS = ["--epochs", "2", "--batch-size", "4", "--workers", "0", "--device", "c
 def test_from_this_machine_to_a_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(search_profile, "STRUCTURES", 100)
+    monkeypatch.setattr(profiling, "STRUCTURES", 100)
     data = write_data(tmp_path / "data")
     like = [*SMALL, "--like", str(spec_in(data))]
     table, found = str(tmp_path / "here.json"), tmp_path / "search"
@@ -28,7 +29,7 @@ def test_from_this_machine_to_a_picture(
     quick = ["--seconds", "0.5", "--detectors", "3", "--output", table]
     assert main(["profile", *like, *device, *quick]) == 0
 
-    slowest = max(ms for _, ms in search_profile.Profile.read(table).detectors)
+    slowest = max(ms for _, ms in Profile.read(table).detectors)
     budget = ["--latency-table", table, "--max-latency-ms", str(slowest), "--candidates", "2000"]
     assert main(["search", *like, *device, *budget, "--measured", "2", "--output", str(found)]) == 0
     result = json.loads((found / "search.json").read_text())

@@ -26,9 +26,7 @@ def usual(space: str = "k1kx", structures: int = 200) -> list[Op]:
     """The operators of some random structures at 96 px."""
     like = read_spec(SPACES[space].like)
     price = CostModel(SPACES[space].frame, 96, "detector", like.neck, like.head, 3)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(profiling, "STRUCTURES", structures)
-        return usual_ops(price, Mutator(SPACES[space], 96), seed=0)
+    return usual_ops(price, Mutator(SPACES[space], 96), seed=0, structures=structures)
 
 
 def times(ops: Sequence[Op]) -> list[float]:
@@ -82,7 +80,7 @@ def test_the_longer_it_measures_the_more_it_knows() -> None:
 
 def test_it_looks_where_it_was_wrong() -> None:
     """Where 1x1 convolutions take jumps that no coarse grid shows, more of them are measured."""
-    ops = usual(structures=1000)
+    ops = usual(structures=500)
     grid = len(list(coarse_grid(ops)))
 
     def share_of_1x1(jump: float) -> float:
@@ -150,7 +148,7 @@ def test_a_profile_is_read_as_it_was_written_and_tells_latencies(tmp_path: Path)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "p.json: is not valid YAML"),
+        ("{", "p.json: is not valid JSON"),
         ('{"device": "abacus"}', "device: 'abacus' is none of"),
         ("[]", "expected a mapping"),
     ],

@@ -16,7 +16,7 @@ from damoyolo.nn.detector import Detector, fuse
 
 
 def weights_subject(path: Path, *, threads: int | None = None) -> Subject:
-    """A weights file, or a size of the zoo, run by PyTorch in float32 on the CPU."""
+    """A weights file, run by PyTorch in float32 on the CPU."""
     return Subject(str(path), f"torch {torch.__version__}", partial(_open, path, threads), "fp32")
 
 

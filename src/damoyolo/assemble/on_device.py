@@ -42,7 +42,7 @@ def found_of(member: Member, problem: Problem, like: ModelSpec) -> Found:
 
 def profiled(config: SearchConfig, device: Device, say: Callable[[str], None]) -> Path:
     """The file with the profile of the device for this search; it is measured unless it is there."""
-    names = ("device", "space", "like", "image_size", "num_classes", "threads", "precision")
+    names = ("device", "space", "like", "image_size", "num_classes", "threads", "precision", "search_neck")
     wanted = ProfileConfig(**{name: getattr(config, name) for name in names})
     path = profile_path(wanted, device)
     if not path.is_file():

@@ -8,7 +8,6 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +22,10 @@ from damoyolo.search.cost import CostModel
 from damoyolo.search.latency import MonotoneTable
 from damoyolo.search.micro_graph import Activation
 from damoyolo.search.mutate import Mutator
-from damoyolo.search.profile import Profile, fit_overhead, measure_table, usual_ops
+from damoyolo.search.neck import necks_like
+from damoyolo.search.profile import STRUCTURES, Profile, fit_overhead, measure_table, usual_ops
 from damoyolo.search.space import SPACES, Frame, Genome, genome_of
-from damoyolo.spec import ModelCard, ModelSpec
+from damoyolo.spec import ModelCard, ModelSpec, NeckSpec
 from damoyolo.zoo.shelf import default_folder
 
 CALLS = 40
@@ -54,19 +54,33 @@ def profile_device(
     space, like = SPACES[config.space], read_any_spec(config.like or SPACES[config.space].like)
     image_size = config.image_size or like.image_size
     mutator = Mutator(space, image_size)
-    price = partial(CostModel, space.frame, image_size, "detector", like.neck, like.head, config.num_classes)
+    necks = necks_like(like.neck) if config.search_neck else [like.neck]
+
+    def price(neck: NeckSpec, table: MonotoneTable | None = None) -> CostModel:
+        return CostModel(space.frame, image_size, "detector", neck, like.head, config.num_classes, table)
+
     activation: Activation = "relu" if space.seed.activation == "relu" else "silu"
     say(f"measuring operators with {device.runtime} on {describe_machine()}")
-    usual = usual_ops(price(), mutator, config.seed, most_flops=_flops(price(), like))
+    most_flops = _flops(price(like.neck), like)
+    structures = STRUCTURES // len(necks)
+    usual = [
+        op for neck in necks for op in usual_ops(price(neck), mutator, config.seed, structures, most_flops)
+    ]
     time_ops = partial(device.time_ops, activation=activation)
     rows, errors = measure_table(time_ops, usual, config.seconds, config.seed, say)
 
     say(f"measuring {config.detectors} whole detectors")
-    priced = price(latency=MonotoneTable(rows))
-    genomes = list(islice(random_genomes(priced, mutator, like, config.seed), config.detectors))
-    specs = [like.model_copy(update={"structure": space.frame.structure(genome)}) for genome in genomes]
+    table = MonotoneTable(rows)
+    drawn = [
+        random_genomes(price(neck, table), mutator, like, config.seed + n) for n, neck in enumerate(necks)
+    ]
+    chosen = [(necks[n % len(necks)], next(drawn[n % len(necks)])) for n in range(config.detectors)]
+    specs = [
+        like.model_copy(update={"structure": space.frame.structure(genome), "neck": neck})
+        for neck, genome in chosen
+    ]
+    sums = [price(neck, table)(genome).latency_ms for neck, genome in chosen]
     measured = measure_detectors(device, specs, config.num_classes, image_size)
-    sums = [priced(genome).latency_ms for genome in genomes]
     scale, fixed_ms = fit_overhead(sums, measured)
 
     profile = Profile(
@@ -78,6 +92,7 @@ def profile_device(
         date=datetime.date.today().isoformat(),
         space=config.space,
         like=like.name,
+        necks=len(necks),
         image_size=image_size,
         num_classes=config.num_classes,
         activation=activation,
@@ -109,6 +124,7 @@ def profile_path(config: ProfileConfig, device: Device) -> Path:
         config.num_classes,
         config.seconds,
         config.detectors,
+        config.search_neck,
         read_any_spec(config.like or SPACES[config.space].like).model_dump_json(),
     )
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:12]

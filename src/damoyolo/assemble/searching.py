@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,22 +14,20 @@ import numpy as np
 import yaml
 
 from damoyolo.assemble.devices import open_device
-from damoyolo.assemble.models import read_any_spec
 from damoyolo.assemble.on_device import Found, best_measured, found_of, profiled
+from damoyolo.assemble.search_problem import best_neck, check, check_reachable, latency_of, problem_of
 from damoyolo.config import SearchConfig
 from damoyolo.errors import UserError
 from damoyolo.files import write_atomically
 from damoyolo.search.cluster import ray_workers
-from damoyolo.search.cost import CostModel, LatencyModel
-from damoyolo.search.entropy import DeepMad, MadNas, PaddedMadNas, Score
-from damoyolo.search.evolve import Axis, Member, Problem, State, begin, evolve
-from damoyolo.search.latency import MonotoneTable, OriginalTable, read_table
-from damoyolo.search.mutate import Mutator, OriginalMutator
+from damoyolo.search.cost import CostModel
+from damoyolo.search.evolve import Member, Problem, State, begin, evolve
+from damoyolo.search.latency import MonotoneTable
 from damoyolo.search.pareto import knees, pareto_front, plot_front
 from damoyolo.search.profile import Profile
-from damoyolo.search.space import SPACES, Space, genome_of
+from damoyolo.search.space import genome_of
 from damoyolo.search.state import load_state, save_state
-from damoyolo.spec import ModelSpec, parse, read_yaml
+from damoyolo.spec import parse, read_yaml
 
 CONFIG_FILE, STATE_FILE, RESULT_FILE = "config.yaml", "state.json", "search.json"
 FRONT_FILE, PICTURE_FILE = "front.json", "front.png"
@@ -39,15 +35,6 @@ SAVE_SECONDS = 5.0
 SAY_SECONDS = 2.0
 FREE_TO_CHANGE = {"output", "candidates", "sizes", "cluster", "measured"}
 """Settings that a resumed search may change."""
-
-BUDGETS: dict[str, tuple[Axis, float]] = {
-    "max_latency_ms": ("latency_ms", 1.0),
-    "max_gflops": ("flops", 1e9),
-    "max_params_m": ("params", 1e6),
-    "max_layers": ("layers", 1.0),
-}
-"""By field: the cost that is limited, and the field's unit."""
-FRONTS: dict[str, Axis] = {"latency": "latency_ms", "gflops": "flops", "params": "params"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +72,7 @@ def search_backbone(
     """
     if resume:
         config = _as_begun(config)
-    _check(config)
+    check(config)
     state_file = config.output / STATE_FILE
     if state_file.exists() and not resume:
         raise UserError(
@@ -94,7 +81,10 @@ def search_backbone(
     device = open_device(config.device, config.threads, config.precision) if config.device else None
     if device and config.latency_table is None:
         config = config.model_copy(update={"latency_table": profiled(config, device, say)})
-    problem, spec = _problem(config)
+    latency = latency_of(config)
+    neck = best_neck(config, latency, say) if config.search_neck else None
+    problem, spec = problem_of(config, latency, neck)
+    check_reachable(config, problem)
     settings = _settings(config)
     if state_file.exists():
         state = load_state(state_file, settings, problem)
@@ -157,125 +147,6 @@ def _fates(counts: dict[str, int]) -> str:
     total = sum(counts.values()) or 1
     ordered = sorted(counts.items(), key=lambda each: -each[1])
     return ", ".join(f"{name} {count / total:.1%}" for name, count in ordered)
-
-
-def _check(config: SearchConfig) -> None:
-    """Settings that do not go together."""
-    told = config.latency_table is not None or config.device is not None
-    if not told and (config.max_latency_ms or config.front == "latency"):
-        raise UserError(
-            "device: a latency needs a device; give --device here, or --latency-table with what was measured "
-            "elsewhere"
-        )
-    if config.device is None and (config.threads or config.precision):
-        raise UserError("device: --threads and --precision are a device's; give --device too")
-    if config.device is not None and config.counting != "detector":
-        raise UserError("counting: a device measures whole detectors; leave --counting out")
-    if config.front is None and all(getattr(config, name) is None for name in BUDGETS):
-        options = ", ".join("--" + name.replace("_", "-") for name in BUDGETS)
-        raise UserError(f"budget: nothing limits the search; give one of {options}, or --front")
-    if config.sizes is not None and config.front is None:
-        raise UserError("sizes: several are chosen from a front; give --front latency, gflops or params")
-    if config.space == "mob" and (config.reference or config.counting == "searched"):
-        raise UserError(
-            "counting: the original search knows no depthwise blocks; leave out --reference and count "
-            "the detector or the backbone"
-        )
-
-
-def _problem(config: SearchConfig) -> tuple[Problem, ModelSpec]:
-    """What is searched for, and the spec that gives neck, head and thresholds to what is found."""
-    space = SPACES[config.space].within(config.min_widths, config.max_widths)
-    spec = read_any_spec(config.like or space.like)
-    image_size = config.image_size or spec.image_size
-    _check_widths(config, space)
-    price = CostModel(
-        space.frame,
-        image_size,
-        "searched" if config.reference else config.counting,
-        spec.neck,
-        spec.head,
-        config.num_classes,
-        _latency(config, spec, image_size),
-    )
-    mutator = Mutator(space, image_size, config.max_layers)
-    smallest = mutator.smallest()
-    problem = Problem(
-        mutate=OriginalMutator(space, image_size, config.max_layers) if config.reference else mutator,
-        price=price,
-        score=_score(config, space, image_size),
-        budgets={
-            axis: getattr(config, name) * unit
-            for name, (axis, unit) in BUDGETS.items()
-            if getattr(config, name) is not None
-        },
-        starts=(mutator.repaired(genome_of(space.seed), random.Random(config.seed)), smallest),
-        front=FRONTS[config.front] if config.front else None,
-        size=config.population,
-    )
-    _check_reachable(config, problem, price)
-    return problem, spec.model_copy(update={"image_size": image_size, "published": None})
-
-
-def _check_widths(config: SearchConfig, space: Space) -> None:
-    """`UserError` where no widths lie in the ranges that were given."""
-    if any(low > high for low, high in space.ranges):
-        raise UserError(
-            f"max_widths: no multiples of 8 that do not fall from C3 to C5 lie between "
-            f"{config.min_widths or 'the least of the space'} and {config.max_widths or 'its most'}; "
-            "lower --min-widths or raise --max-widths"
-        )
-
-
-def _check_reachable(config: SearchConfig, problem: Problem, price: CostModel) -> None:
-    """`UserError` for a budget below the cheapest structure; it names the nearest that can be reached."""
-    smallest = problem.starts[-1]
-    least = price(smallest)
-    if isinstance(price.latency, MonotoneTable) and (missing := price.latency.missing(price.ops(smallest))):
-        raise UserError(f"latency_table: {config.latency_table} cannot price this space: {missing[0]}")
-    if math.isinf(least.latency_ms):
-        raise UserError(
-            f"latency_table: {config.latency_table} lacks operators of this space; choose another"
-        )
-    for name, (axis, unit) in BUDGETS.items():
-        limit, cost = getattr(config, name), getattr(least, axis) / unit
-        if limit is not None and cost > limit:
-            raise UserError(
-                f"{name}: {limit:g} cannot be reached, the least in space {config.space} counting the "
-                f"{price.scope} at {price.image_size} px is {_rounded_up(cost):g}; "
-                "allow more, or take a smaller --like or --image-size"
-            )
-
-
-def _rounded_up(cost: float) -> float:
-    """Three digits that are enough."""
-    unit = 10.0 ** (math.floor(math.log10(cost)) - 2)
-    return math.ceil(round(cost / unit, 6)) * unit
-
-
-def _latency(config: SearchConfig, like: ModelSpec, image_size: int) -> LatencyModel | None:
-    if config.latency_table is None:
-        return None
-    if config.latency_table.suffix == ".json":
-        profile = Profile.read(config.latency_table)
-        for name, wanted in (("space", config.space), ("like", like.name), ("image_size", image_size)):
-            if getattr(profile, name) != wanted:
-                raise UserError(
-                    f"latency_table: {config.latency_table} was measured for {name} "
-                    f"{getattr(profile, name)}, not {wanted}; run damoyolo profile for this search"
-                )
-        return profile.table()
-    rows = read_table(config.latency_table)
-    return (OriginalTable if config.reference else MonotoneTable)(rows, config.latency_batch)
-
-
-def _score(config: SearchConfig, space: Space, image_size: int) -> Score:
-    seen = image_size // 2 if space.seed.stem.type == "focus" else image_size
-    if config.score == "deepmad":
-        return DeepMad(space.frame, seen)
-    if config.score == "padded":
-        return PaddedMadNas(space.frame, seen, space.stage_weights)
-    return MadNas(space.frame, space.stage_weights)
 
 
 def _settings(config: SearchConfig) -> dict[str, Any]:

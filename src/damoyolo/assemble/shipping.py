@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,25 +24,36 @@ from damoyolo.errors import RunError, UserError
 from damoyolo.evaluation import coco
 from damoyolo.export.bench import describe_machine, time_calls
 from damoyolo.export.card import ColourOrder, ExportCard, Head, Precision
-from damoyolo.export.comparison import TOLERANCES, Comparison, Raw, Results, compare
-from damoyolo.export.formats import Format, aim, format_of, put_in_place, write, write_from_onnx
+from damoyolo.export.comparison import TOLERANCES, Comparison, Raw, Results, compare, joined
+from damoyolo.export.formats import (
+    Format,
+    Target,
+    aim,
+    format_of,
+    put_in_place,
+    reserved,
+    write,
+    write_from_onnx,
+)
 from damoyolo.export.proof import (
+    PROBES,
     Image,
     Proof,
+    Trial,
     Verification,
     compare_expected,
     has_bytes_of,
-    probe_images,
     proof_path,
     read_proof,
     results_of,
     sha256_of_files,
     sha256_of_images,
     to_keep,
+    trials_of,
     versions,
 )
 from damoyolo.export.rewrite import Network
-from damoyolo.export.runtime import Runtime, open_runtime
+from damoyolo.export.runtime import Runtime, check_images, open_runtime
 from damoyolo.files import write_atomically
 from damoyolo.nn.detector import Detector, fuse
 from damoyolo.spec import given_image_size
@@ -49,7 +61,7 @@ from damoyolo.spec import given_image_size
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and what it was compared with."""
+    """What was written, and its proof; `file` is not the one asked for if that needs another machine."""
 
     file: Path
     card: ExportCard
@@ -76,6 +88,8 @@ def export_model(
 ) -> Exported:
     """Write a detector as a file that runs without torch, and prove it equal before it takes its place.
 
+    An export that fails leaves an older file and its proof as they were.
+
     Args:
         model: any detector; a copy of it is rewritten into fewer steps (`export.rewrite`).
         output: the file; its suffix tells the format.
@@ -94,8 +108,8 @@ def export_model(
         announce: is told each step of the search for layers that stay in float.
 
     Raises:
-        UserError: for what cannot be exported so, or written there; a missing package is named.
-        RunError: if the file does not compute the same; the proof then says where, and there is no file.
+        UserError: for what cannot be exported so, or proved, or written there; a missing package is named.
+        RunError: if the file does not compute the same; `<file>.failed.json` then tells how.
     """
     output = Path(output)
     kind = format_of(output, format)
@@ -119,26 +133,41 @@ def export_model(
         weights_sha256=sha256_of_weights(model),
         version=importlib.metadata.version("damoyolo"),
     )
+    check_images(images)
     target = aim(kind, output, wanted)
-    output = target.path
-    with tempfile.TemporaryDirectory() as folder:
-        part = Path(folder) / output.name
-        quantization = None
-        if int8:
-            graph, quantization = quantized(model, target.card, target.kind, int8, output, announce)
-            write_from_onnx(target.kind, graph, target.card, part)
-        else:
-            write(target.kind, model, target.card, part)
-        proof = prove(model, part, target.card, images, runs=target.runs)
-        proof = proof.model_copy(update={"remark": target.remark, "quantization": quantization})
-        write_atomically(proof_path(output), proof.model_dump_json(indent=1).encode())
+    with reserved(target.kind, target.path), tempfile.TemporaryDirectory() as folder:
+        part = Path(folder) / target.path.name
+        proof = _written(model, target, part, int8, images, announce)
+        failed = target.path.with_name(f"{target.path.name}.failed.json")
         if proof.comparison and not proof.passed:
+            write_atomically(failed, proof.model_dump_json(indent=1).encode())
             failure = _failure(proof.comparison, proof)
-            raise RunError(f"{output}: {failure}; it was not written, {proof_path(output)} tells more")
+            raise RunError(f"{target.path}: {failure}; it was not written, {failed} tells more")
         others = [each for each in Path(folder).iterdir() if each != part]
         for file in (*others, part):  # the one to open comes last
-            put_in_place(file, output.with_name(file.name))
-    return Exported(output, target.card, proof)
+            put_in_place(file, target.path.with_name(file.name))
+        write_atomically(proof_path(target.path), proof.model_dump_json(indent=1).encode())
+        failed.unlink(missing_ok=True)
+    return Exported(target.path, target.card, proof)
+
+
+def _written(
+    model: Detector,
+    target: Target,
+    part: Path,
+    int8: Int8 | None,
+    images: Sequence[Image],
+    announce: Callable[[str], None] | None,
+) -> Proof:
+    """What became of the model at `part`."""
+    quantization = None
+    if int8:
+        graph, quantization = quantized(model, target.card, target.kind, int8, target.path, announce)
+        write_from_onnx(target.kind, graph, target.card, part)
+    else:
+        write(target.kind, model, target.card, part)
+    proof = prove(model, part, target.card, images, runs=target.runs)
+    return proof.model_copy(update={"remark": target.remark, "quantization": quantization})
 
 
 def prove(
@@ -147,21 +176,28 @@ def prove(
     """Compare a file with the model it came from, on drawn images and those given, and time both.
 
     Of one that does not run here, the proof has only what the model computes.
+
+    Raises:
+        UserError: if nothing could be compared, or the model's own numbers are not finite.
     """
-    probes = probe_images(card.image_size)
+    trials = trials_of(card, images)
     reference = _reference(model)
-    expected = _computed(reference, card, [*probes, *images])
+    expected = [_computed(reference, trial) for trial in trials]
+    if card.head != "raw" and not any(len(output) for part in expected for output in part.outputs):
+        raise UserError(
+            f"score_threshold {card.score_threshold}: the model finds nothing so sure in the drawn images, so "
+            "that nothing would be proved; lower it (--score), or give photographs (--images)"
+        )
     tolerance = TOLERANCES[card.precision]
-    found = comparison = passed = diverges_at = None
-    latency = {}
+    kept, comparison, passed, diverges_at, latency = expected, None, None, None, {}
     if runs:
         runtime = open_runtime(file)
-        found = results_of(runtime, [*probes, *images])
-        comparison = compare(expected, found)
-        passed = card.precision == "int8" or comparison.passes(tolerance)
-        diverges_at = None if passed else _divergence(model, file, runtime, probes[-1])
-        latency = _latency(reference, runtime, probes[-1])
-    kept = found if card.precision == "int8" else expected
+        found = [results_of(runtime, trial) for trial in trials]
+        comparison = compare(joined(expected), joined(found))
+        passed = comparison.sound if card.precision == "int8" else comparison.passes(tolerance)
+        diverges_at = None if passed else _divergence(model, file, runtime, trials)
+        latency = _latency(reference, runtime, trials[0].images[PROBES - 1])
+        kept = found if card.precision == "int8" else expected
     return Proof(
         file=file.name,
         sha256=sha256_of_files(file),
@@ -169,13 +205,13 @@ def prove(
         made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         machine=describe_machine(),
         versions=versions(),
-        images_sha256=sha256_of_images(probes),
+        images_sha256=_sha256_of_probes(card),
         tolerance=tolerance,
         comparison=comparison,
         passed=passed,
         diverges_at=diverges_at,
         latency_ms=latency,
-        expected=to_keep(kept, len(probes)) if kept else [],
+        expected=to_keep(kept) if runs or card.precision != "int8" else [],
     )
 
 
@@ -184,57 +220,90 @@ def verify(
 ) -> Verification:
     """Compare a file with its model or, without one, with the numbers that its proof keeps.
 
-    One of INT8 is always compared with those, which are its own, must have the same bytes, and may lose no
-    more AP on a data set than it was allowed when it was exported.
+    Where there is a proof, the file must have the bytes that were proved. One of INT8 is always compared with
+    its numbers, which are its own, and may lose no more AP on a data set than it was allowed when it was
+    exported.
 
     Raises:
-        UserError: if the file is none of ours, does not run here, has no proof to go by, or came from other
-            weights.
+        UserError: if the file is none of ours, does not run here, has no proof to go by, came from other
+            weights, or says of itself other things than the model.
     """
     file = Path(file)
     runtime = open_runtime(file)
     card = runtime.card
     if model is None and data is not None:
         raise UserError("--data: comparing the AP needs the model, too; give --weights")
-    if model is not None and sha256_of_weights(model) != card.weights_sha256:
-        raise UserError(f"{file}: was not made from these weights; give those it came from")
     if model is None:
         return _as_proved(file, runtime)
+    _check_origin(file, card, model)
     ap = _aps(model, runtime, data, split) if data is not None else {}
-    images = probe_images(card.image_size)
-    comparison = compare(_computed(_reference(model), card, images), results_of(runtime, images))
+    reference, trials = _reference(model), trials_of(card)
+    expected = joined([_computed(reference, trial) for trial in trials])
+    comparison = compare(expected, joined([results_of(runtime, trial) for trial in trials]))
+    _check_compared(file, comparison)
     if card.precision == "int8":
         again = _as_proved(file, runtime).model_copy(update={"beside_model": comparison, "ap": ap})
         return again.model_copy(update={"passed": again.passed and again.keeps_ap()})
     tolerance = TOLERANCES[card.precision]
     passed = comparison.passes(tolerance)
+    proof = _proof_of(file, card) if proof_path(file).exists() else None
+    same_bytes = has_bytes_of(proof, file) if proof else None
     return Verification(
-        passed=passed,
+        passed=passed and same_bytes is not False,
         compared_with="the model",
         comparison=comparison,
         tolerance=tolerance,
-        diverges_at=None if passed else _divergence(model, file, runtime, images[-1]),
+        diverges_at=None if passed else _divergence(model, file, runtime, trials),
         ap=ap,
+        same_bytes=same_bytes,
     )
+
+
+def _check_origin(file: Path, card: ExportCard, model: Detector) -> None:
+    """`UserError` unless a file says of itself what its model does."""
+    if sha256_of_weights(model) != card.weights_sha256:
+        raise UserError(f"{file}: was not made from these weights; give those it came from")
+    for field in ("class_names", "resize", "spec"):
+        if getattr(card, field) != getattr(model.card, field):
+            raise UserError(f"{file}: its {field} are not the model's; export it again")
+
+
+def _check_compared(file: Path, comparison: Comparison) -> None:
+    if not comparison.compared:
+        raise UserError(
+            f"{file}: finds nothing in the drawn images, so that there is nothing to compare; export it "
+            "with a lower --score"
+        )
+
+
+def _proof_of(file: Path, card: ExportCard) -> Proof:
+    """The one beside a file; `UserError` if it is of another."""
+    proof = read_proof(file)
+    if proof.card != card or Path(proof.file).suffix != file.suffix:
+        raise UserError(
+            f"{proof_path(file)}: is of another file; put the proof of {file.name} beside it, or export again"
+        )
+    return proof
+
+
+def _sha256_of_probes(card: ExportCard) -> str:
+    """Of all images that are drawn for such a file."""
+    return sha256_of_images([image for trial in trials_of(card) for image in trial.images])
 
 
 def _as_proved(file: Path, runtime: Runtime) -> Verification:
     """A file and what its proof keeps."""
     card, path = runtime.card, proof_path(file)
-    proof, images = read_proof(file), probe_images(card.image_size)
-    if proof.card != card or Path(proof.file).suffix != file.suffix:
-        raise UserError(
-            f"{path}: is of another file; put the proof of {file.name} beside it, or export again"
-        )
-    if sha256_of_images(images) != proof.images_sha256 or not proof.expected:
+    proof, trials = _proof_of(file, card), trials_of(card)
+    if _sha256_of_probes(card) != proof.images_sha256 or len(proof.expected) != PROBES * len(trials):
         raise UserError(f"{path}: has no numbers for the images that are drawn here; export the model again")
     tolerance = TOLERANCES[card.precision]
-    comparison = compare_expected(proof.expected, runtime, images)
-    same_bytes = max_drop = None
-    if proof.quantization:
-        same_bytes, max_drop = has_bytes_of(proof, file), proof.quantization.max_drop
+    comparison = compare_expected(proof.expected, runtime, trials)
+    _check_compared(file, comparison)
+    same_bytes = has_bytes_of(proof, file)
+    max_drop = proof.quantization.max_drop if proof.quantization else None
     return Verification(
-        passed=comparison.passes(tolerance) and same_bytes is not False,
+        passed=comparison.passes(tolerance) and same_bytes,
         compared_with=f"the numbers kept in {path.name}",
         comparison=comparison,
         tolerance=tolerance,
@@ -279,19 +348,28 @@ def _detected(reference: Detector, picture: Image, card: ExportCard) -> Detectio
 
 
 @torch.inference_mode()
-def _points(reference: Detector, picture: Image) -> Raw:
-    """Of an image of the network's size."""
+def _given(reference: Detector, picture: Image, card: ExportCard) -> Raw | Detections:
+    """All that a file with that card is to give for an image, in pixels of its input."""
+    picture = Resize(card.resize, card.image_size).image(picture)
     predictions = reference(torch.from_numpy(_floats([picture])))
-    return predictions.scores[0].numpy(), predictions.boxes[0].numpy()
+    if not (predictions.scores.isfinite().all() and predictions.boxes.isfinite().all()):
+        raise UserError("the model gives numbers that are not finite; its weights are broken, train it again")
+    if card.head == "raw":
+        return predictions.scores[0].numpy(), predictions.boxes[0].numpy()
+    most = card.max_detections
+    if card.head == "topk":  # whatever their scores and overlaps are
+        (found,) = select(predictions, 0.0, 2.0, most, most)
+    else:
+        (found,) = select(predictions, card.score_threshold, card.nms_iou, most)
+    boxes, scores, labels = (each.numpy() for each in (found.boxes, found.scores, found.labels))
+    return Detections(boxes, scores, labels, card.class_names)
 
 
-def _computed(reference: Detector, card: ExportCard, pictures: Sequence[Image]) -> Results:
-    """What a file with that card is to give."""
-    detections = [_detected(reference, picture, card) for picture in pictures]
-    if card.head != "raw":
-        return Results(detections)
-    resize = Resize(card.resize, card.image_size)
-    return Results(detections, [_points(reference, resize.image(picture)) for picture in pictures])
+def _computed(reference: Detector, trial: Trial) -> Results:
+    """What a file is to give in a trial."""
+    detections = [_detected(reference, image, trial.card) for image in trial.images]
+    outputs: Any = [_given(reference, image, trial.card) for image in trial.images]
+    return Results(detections, outputs).filling(trial.count)
 
 
 def _reference(model: Detector) -> Detector:
@@ -316,18 +394,29 @@ def _latency(reference: Detector, runtime: Runtime, picture: Image) -> dict[str,
     }
 
 
-def _divergence(model: Detector, file: Path, runtime: Runtime, picture: Image) -> str:
+def _divergence(model: Detector, file: Path, runtime: Runtime, trials: Sequence[Trial]) -> str:
+    """Of the first batch in which any layer differs."""
     if file.suffix not in (".onnx", ".xml"):
         return "a place unknown, because only .onnx and .xml show their inside"
-    from damoyolo.export.divergence import first_divergence
+    from damoyolo.export.divergence import LAST, first_divergence
 
-    images = [picture] * runtime.card.batch
-    return first_divergence(Network(model), file, _floats(images), runtime.batch(images))
+    card = runtime.card
+    network = Network(model, sparse=card.head == "topk")
+    for trial in trials:
+        opened, images = Runtime(runtime.session, trial.card, trial.batch), trial.filled()
+        for start in range(0, len(images), trial.batch):
+            batch = [opened.resize.image(image) for image in images[start : start + trial.batch]]
+            place = first_divergence(network, file, _floats(batch), opened.batch(batch), card.precision)
+            if place != LAST:
+                return place
+    return LAST
 
 
 def _failure(differs: Comparison, proof: Proof) -> str:
     """What differs too much, in words."""
     allowed = proof.tolerance
+    if differs.not_finite:
+        return f"gives {differs.not_finite} numbers that are not finite, first at {proof.diverges_at}"
     alone = differs.only_model + differs.only_file
     return (
         f"does not compute what the model does: scores differ by up to {differs.score:.2g} (allowed "

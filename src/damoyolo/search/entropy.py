@@ -10,7 +10,7 @@ MAE-DET (arXiv 2111.13336), DeepMAD (CVPR 2023); natural logarithms.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -35,12 +35,12 @@ def block_fan_ins(kind: BlockType, cin: int, genes: Genes) -> tuple[list[int], l
 def block_entropy(kind: BlockType, cin: int, genes: Genes) -> float:
     """What a super block adds to the logarithm of the standard deviation."""
     first, further = block_fan_ins(kind, cin, genes)
-    return _entropy(first) + (genes.layers - 1) * _entropy(further)
+    return path_entropy(first) + (genes.layers - 1) * path_entropy(further)
 
 
 def stage_entropies(frame: Frame, genome: Genome) -> list[float]:
     """From the image to the end of each of the stages C1 .. C5."""
-    total = _entropy([_stem_fan_in(frame, genome)])
+    total = path_entropy([_stem_fan_in(frame, genome)])
     totals = [total]
     for kind, cin, genes in zip(frame.types, frame.inputs(genome), genome[1:], strict=True):
         total += block_entropy(kind, cin, genes)
@@ -91,7 +91,7 @@ class MadNas:
         entropy = (
             block_entropy(self.frame.types[position - 1], cin, genes)
             if position
-            else _entropy([_stem_fan_in(self.frame, genome)])
+            else path_entropy([_stem_fan_in(self.frame, genome)])
         )
         return self._later[position] * entropy + self._at_end.get(position, 0) * math.log(genes.out)
 
@@ -181,7 +181,8 @@ def _through(
     return 0.5 * math.log(inputs) + math.log(mean), summed / mean
 
 
-def _entropy(fan_ins: Sequence[int]) -> float:
+def path_entropy(fan_ins: Iterable[int]) -> float:
+    """What convolutions one after another add to the logarithm of the standard deviation."""
     return sum(0.5 * math.log(fan_in) for fan_in in fan_ins)
 
 

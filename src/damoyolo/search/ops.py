@@ -163,6 +163,20 @@ def neck_ops(channels: tuple[int, int, int], neck: NeckSpec, sides: tuple[int, i
     ]
 
 
+def neck_path_ops(channels: tuple[int, int, int], neck: NeckSpec) -> tuple[list[Op], list[Op], list[Op]]:
+    """Convolutions one after another on RepGFPN's longest way: from C5 to P3, on to P4, on to P5."""
+    (c3, c4, c5), (p3, p4, p5) = channels, neck.out
+
+    def through(cin: int, cout: int) -> list[Op]:
+        return _fusion_ops(cin, cout, 1, neck)[1:]  # the first is the bypass
+
+    return (
+        [*through(c5 + c4, c5), *through(c4 + c3 + c5, c4), *through(c3 + c4, p3)],
+        [*_halving_ops(p3, 1, neck), *through(c4 + p3, p4)],
+        [*_halving_ops(p4, 1, neck), *through(c5 + c4 + p4, p5)],
+    )
+
+
 def head_ops(
     channels: tuple[int, int, int], head: HeadSpec, num_classes: int, sides: tuple[int, int, int]
 ) -> list[Op]:

@@ -56,6 +56,7 @@ class Profile(Frozen):
     date: str
     space: str
     like: str
+    necks: int = 1
     image_size: int
     num_classes: int
     activation: Activation
@@ -92,14 +93,20 @@ class Profile(Frozen):
         return MonotoneTable(self.rows, scale=self.scale, fixed_ms=self.fixed_ms)
 
 
-def usual_ops(price: CostModel, mutator: Mutator, seed: int, most_flops: int | None = None) -> list[Op]:
+def usual_ops(
+    price: CostModel,
+    mutator: Mutator,
+    seed: int,
+    structures: int = STRUCTURES,
+    most_flops: int | None = None,
+) -> list[Op]:
     """The operators of random structures of a space, the frequent ones often, and of its two extremes.
 
     Without those that have more FLOPs than `most_flops`: some spaces hold operators no device is asked for.
     """
     rng, genome = random.Random(seed), mutator.smallest()
     genomes = [genome, mutator.largest()]
-    for _ in range(STRUCTURES):
+    for _ in range(structures):
         genome = mutator(genome, rng)
         genomes.append(genome)
     ops = (op for genome in genomes for op in price.ops(genome))
