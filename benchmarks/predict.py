@@ -1,6 +1,6 @@
 """Images per second from files to detections, and what post-processing costs, side by side in one run.
 
-    python benchmarks/predict.py [--sizes Ns T] [--data FOLDER] [--threads 2] [--batch 1] [--keep FOLDER]
+    python benchmarks/predict.py [--sizes Ns T] [--data FOLDER] [--threads 2] [--batch 8] [--keep FOLDER]
 
 Everything counts: decoding, resizing, the network, suppression, scaling the boxes back. `loop` takes one
 image after the other; `predict` is what `damoyolo predict` does, which decodes the next images meanwhile.
@@ -129,7 +129,7 @@ def main():
     parser.add_argument("--data", type=Path, default=DATA / "coco-slice")
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=1, help="files are exported for one image")
+    parser.add_argument("--batch", type=int, default=8, help="images on their way at once")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--keep", type=Path)
     args = parser.parse_args()

@@ -13,7 +13,12 @@ from damoyolo.cli import VERBS, build_app
 from damoyolo.zoo import SIZES, read_spec
 
 README = (ROOT / "README.md").read_text()
-GUIDES = {"training.md": ("train",), "deploy.md": ("export", "verify", "bench", "predict")}
+GUIDES = {
+    "training.md": ("train",),
+    "search.md": ("search", "profile", "train"),
+    "predict.md": ("predict",),
+    "deploy.md": ("export", "verify", "bench", "predict"),
+}
 """Pages beside the log, and the verbs whose options they mention."""
 TEXTS = {name: (ROOT / "docs" / name).read_text() for name in GUIDES}
 COMMANDS = re.findall(r"(?:^ {4}|`)damoyolo ([^`\n]+)", README + "".join(TEXTS.values()), re.MULTILINE)

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,8 +25,8 @@ from damoyolo.prediction.sources import places
 
 LONGEST_JPEG_PX = 65_500
 """Longest side that OpenCV writes as JPEG."""
-READERS = 4
-"""Files decoded at once, while the network is at work."""
+READERS = min(4, max(1, (os.cpu_count() or 1) // 2))
+"""Files decoded at once, while the network is at work on the other cores."""
 
 
 @dataclass(frozen=True)
