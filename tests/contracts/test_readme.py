@@ -16,7 +16,7 @@ README = (ROOT / "README.md").read_text()
 GUIDES = {
     "training.md": ("train",),
     "search.md": ("search", "profile", "train"),
-    "predict.md": ("predict",),
+    "predict.md": ("predict", "export"),
     "deploy.md": ("export", "verify", "bench", "predict"),
 }
 """Pages beside the log, and the verbs whose options they mention."""

@@ -94,7 +94,7 @@ class VideoReader:
         """All of them, once.
 
         Raises:
-            RunError: if a camera or stream has gone and does not come back.
+            RunError: if a camera or stream has gone and does not come back, or nothing of a file can be read.
         """
         clock = _Clock(self.rate, self.live)
         try:
@@ -104,6 +104,13 @@ class VideoReader:
         finally:
             self._capture.release()
         self.missing = max(0, (self.total or 0) - clock.count)
+        if self.missing and not clock.count:
+            why = (
+                "its server may know no byte ranges; download it first"
+                if is_stream(self.source)
+                else "it is broken"
+            )
+            raise RunError(f"{self.name}: none of {self.total} promised frames could be read; {why}")
         if self.missing:
             self._tell(f"{self.name}: {self.missing} of {self.total} promised frames could not be read")
 
