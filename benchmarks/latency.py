@@ -1,6 +1,6 @@
 """Our exported graphs against a plain export of the same networks, and other ONNX files, in one run.
 
-    python benchmarks/latency.py [--sizes Ns T S] [--compare other.onnx ...] [--threads 2] [--calls 48]
+    python benchmarks/latency.py [--sizes Ns Nm Nl T S M L] [--compare other.onnx ...] [--threads 2]
 
 Medians in ms at batch 1, weights random. `raw` gives all scores and boxes, as the plain export does; `topk`
 gives the 300 best. OpenVINO takes bf16 by itself where the processor has it: each column says its precision.
@@ -40,7 +40,7 @@ def export_forms(size, folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--sizes", nargs="*", default=["Ns", "T", "S"])
+    parser.add_argument("--sizes", nargs="*", default=["Ns", "Nm", "Nl", "T", "S", "M", "L"])
     parser.add_argument("--compare", nargs="*", type=Path, default=[])
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--threads", type=int, default=2)
@@ -52,7 +52,7 @@ def main():
     for engine in args.engines:
         table.add_column(ENGINES[engine], justify="right")
     with tempfile.TemporaryDirectory() as folder:
-        files = {(path.name, "other"): path for path in args.compare}
+        files = {(str(path), "other"): path for path in args.compare}
         for size in args.sizes:
             files |= export_forms(size, Path(folder))
         found = {engine: measure(files, engine, args.threads, args.calls) for engine in args.engines}

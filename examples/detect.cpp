@@ -1,4 +1,5 @@
 /* Detects things in an image with a raw ONNX file, in C++: OpenVINO runs the network, OpenCV does the rest.
+   (ONNX Runtime's Python package brings no C++ headers; OpenCV's own DNN module needs OpenCV 5 for such a file.)
 
      OV=$(python -c "import openvino; print(openvino.__path__[0])")    # its Python package brings the headers
      g++ -O2 -std=c++17 detect.cpp -o detect -I$OV/include -L$OV/libs -Wl,-rpath,$OV/libs \
@@ -11,13 +12,14 @@
    each thing found, best first: class, score, left, top, right, bottom in pixels of the image. */
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <opencv2/dnn.hpp>
 #include <opencv2/imgcodecs.hpp>
 #include <opencv2/imgproc.hpp>
 #include <openvino/openvino.hpp>
 #include <vector>
 
-int main(int count, char** words) {
+static int run(int count, char** words) {
     if (count < 3) return std::fprintf(stderr, "usage: %s model.onnx image [score] [iou]\n", words[0]), 2;
     const float lowest = count > 3 ? std::atof(words[3]) : 0.4f, iou = count > 4 ? std::atof(words[4]) : 0.7f;
     const cv::Mat image = cv::imread(words[2]);
@@ -26,7 +28,14 @@ int main(int count, char** words) {
     ov::Core core;
     auto model = core.compile_model(words[1], "CPU", ov::hint::inference_precision(ov::element::f32),
                                     ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY));
+    if (model.inputs().size() != 1 || model.outputs().size() != 2 || model.input().get_partial_shape().is_dynamic() ||
+        model.output(0).get_partial_shape().is_dynamic() || model.output(1).get_partial_shape().is_dynamic())
+        return std::fprintf(stderr, "%s: needs one input, two outputs and fixed sizes\n", words[1]), 2;
     const ov::Shape shape = model.input().get_shape();
+    const ov::Shape given = model.output(0).get_shape(), sides = model.output(1).get_shape();
+    if (shape.size() != 4 || shape[0] != 1 || shape[1] != 3 || model.input().get_element_type() != ov::element::f32 ||
+        given.size() != 3 || given[0] != 1 || sides != ov::Shape{1, given[1], 4})
+        return std::fprintf(stderr, "%s: is no raw file for one float image\n", words[1]), 2;
     cv::Mat resized;
     cv::resize(image, resized, {int(shape[3]), int(shape[2])}, 0, 0, cv::INTER_LINEAR);
     cv::Mat input = cv::dnn::blobFromImage(resized, 1.0, {}, {}, /*swapRB=*/true);
@@ -56,5 +65,14 @@ int main(int count, char** words) {
         if (box.width <= 0.01 || box.height <= 0.01) continue;  // outside of the image
         const cv::Point2d end = box.br();
         std::printf("%d %.4f %.2f %.2f %.2f %.2f\n", labels[i], values[i], box.x, box.y, end.x, end.y);
+    }
+    return 0;
+}
+
+int main(int count, char** words) {
+    try {
+        return run(count, words);
+    } catch (const std::exception& error) {
+        return std::fprintf(stderr, "%s: cannot be run: %s\n", words[1], error.what()), 2;
     }
 }

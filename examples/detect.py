@@ -17,6 +17,25 @@ import numpy as np
 import onnxruntime
 
 
+def opened(path):
+    """A session, or the end, with a sentence, if it is not such a file."""
+    try:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its classes share no other base
+        sys.exit(f"{path}: cannot be loaded: {str(error).splitlines()[0]}")
+    inputs, outputs = (
+        [each.shape for each in ports()] for ports in (session.get_inputs, session.get_outputs)
+    )
+    sizes = inputs[0] if len(inputs) == 1 else []
+    plain = len(sizes) == 4 and sizes[:2] == [1, 3] and all(isinstance(size, int) for size in sizes)
+    plain = plain and session.get_inputs()[0].type == "tensor(float)" and len(outputs) == 2
+    if not plain or any(len(shape) != 3 for shape in outputs) or outputs[1] != [1, outputs[0][1], 4]:
+        sys.exit(
+            f"{path}: is no raw file for one float image of a fixed size; it gives {outputs} for {inputs}"
+        )
+    return session
+
+
 def detect(session, image, score, iou):
     """Labels, scores and boxes of what is in an image (height, width, 3), BGR as OpenCV reads it."""
     (given,) = session.get_inputs()
@@ -26,6 +45,8 @@ def detect(session, image, score, iou):
     points, labels = np.nonzero(scores > score)
     values, corners = scores[points, labels], boxes[points]
     sizes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+    if not len(values):
+        return labels, values, corners
     kept = list(cv2.dnn.NMSBoxesBatched(sizes.tolist(), values.tolist(), labels.tolist(), score, iou))
     kept.sort(key=lambda i: -values[i])
     border = np.array(image.shape[1::-1] * 2)
@@ -42,7 +63,7 @@ def main():
     parser.add_argument("--score", type=float, default=0.4)
     parser.add_argument("--iou", type=float, default=0.7)
     args = parser.parse_args()
-    session = onnxruntime.InferenceSession(args.model, providers=["CPUExecutionProvider"])
+    session = opened(args.model)
     names = ast.literal_eval(session.get_modelmeta().custom_metadata_map.get("names", "{}"))
     image = cv2.imread(args.image)
     if image is None:

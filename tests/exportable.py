@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from collections.abc import Iterator
@@ -24,6 +25,31 @@ from damoyolo.spec import ModelCard, ModelSpec
 from tiny_runs import SMALL_SPEC
 
 CLASS_NAMES = ("dust", "cell", "leaf")
+RES = {
+    "name": "tiny",
+    "structure": {
+        "kind": "res",
+        "stem": {"type": "focus", "out": 8},
+        "blocks": [
+            {"type": "k1kx", "out": 16, "bottleneck": 8, "stride": 2, "layers": 1},
+            {"type": "k1kx", "out": 24, "bottleneck": 8, "stride": 2, "layers": 2},
+            {"type": "k1kx", "out": 24, "bottleneck": 8, "stride": 2, "layers": 1},
+            {"type": "k1kx", "out": 32, "bottleneck": 8, "stride": 2, "layers": 1},
+        ],
+        "activation": "relu",
+        "rep": True,
+        "spp": True,
+    },
+    "neck": {"out": [16, 24, 32], "depth": 1, "activation": "relu"},
+    "head": {"bins": 8, "kernel": 3},
+    "image_size": 64,
+}
+CSP = copy.deepcopy(RES)
+CSP["structure"] |= {"kind": "csp", "activation": "silu", "wrap_activation": "relu"}
+for block in CSP["structure"]["blocks"]:
+    block["layers"] = 2
+SPECS = {"mob": SMALL_SPEC, "res": ModelSpec.model_validate(RES), "csp": ModelSpec.model_validate(CSP)}
+"""A detector of each kind of backbone; those of `res` and `csp` have activations that work in place."""
 
 
 def lively(spec: ModelSpec = SMALL_SPEC, image_size: tuple[int, int] = (64, 96), **card: Any) -> Detector:
@@ -78,4 +104,6 @@ def _inside(card: ExportCard) -> ExportCard:
     fields = {"head", "precision", "preprocess", "dynamic", "batch", "image_size"}
     if card.head != "raw":
         fields |= {"score_threshold", "nms_iou", "max_detections"}
-    return ExportCard(class_names=("any",), **card.model_dump(include=fields))
+    known = card.model_dump(include=fields)
+    known["precision"] = {"bf16": "fp32"}.get(card.precision, card.precision)  # OpenVINO rounds to it later
+    return ExportCard(class_names=("any",), **known)

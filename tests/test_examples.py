@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 
 from conftest import ROOT
@@ -81,6 +82,52 @@ def test_the_python_client_finds_what_the_runtime_finds(model: Path, image: Path
     script = ROOT / "examples" / "detect.py"
     options = ("--score", str(SCORE), "--iou", str(IOU))
     assert_same(rows(sys.executable, script, model, image, *options), expected(model, image)[1])
+
+
+@pytest.fixture(scope="module")
+def wrong(model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Half a file, one for two images, one of something else."""
+    folder = tmp_path_factory.mktemp("wrong")
+    (folder / "half.onnx").write_bytes(model.read_bytes()[:5000])
+    real = onnx.TensorProto.FLOAT
+    for name, given, scores in (("pair", [2, 3, 64, 96], [2, 126, 3]), ("other", [1, 3, 64, 96], [1, 1000])):
+        values = (("images", given), ("output", scores), ("boxes", [*scores[:2], 4]))
+        images, *outputs = (onnx.helper.make_tensor_value_info(each, real, shape) for each, shape in values)
+        zeros = [
+            onnx.numpy_helper.from_array(np.zeros(shape, np.float32), f"{each}_0")
+            for each, shape in values[1:]
+        ]
+        nodes = [onnx.helper.make_node("Identity", [f"{each}_0"], [each]) for each, _ in values[1:]]
+        graph = onnx.helper.make_graph(nodes, name, [images], outputs, zeros)
+        versions = {"opset_imports": [onnx.helper.make_opsetid("", 18)], "ir_version": 10}
+        onnx.save(onnx.helper.make_model(graph, **versions), folder / f"{name}.onnx")
+    return sorted(folder.iterdir())
+
+
+def assert_refused(*command: str | Path) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode in (1, 2), done.stderr
+    assert "onnx: " in done.stderr.splitlines()[0]
+    assert "Traceback" not in done.stderr
+    assert not done.stdout
+
+
+def test_the_python_client_refuses_other_files_in_a_sentence(wrong: list[Path], image: Path) -> None:
+    assert len(wrong) == 3
+    for path in wrong:
+        assert_refused(sys.executable, ROOT / "examples" / "detect.py", path, image)
+
+
+def test_the_python_client_finds_nothing_where_there_is_nothing(model: Path, image: Path) -> None:
+    assert rows(sys.executable, ROOT / "examples" / "detect.py", model, image, "--score", "1") == []
+
+
+@pytest.mark.slow  # compiles for ten seconds
+def test_the_cpp_client_refuses_other_files_in_a_sentence(
+    client: Path, wrong: list[Path], image: Path
+) -> None:
+    for path in wrong:
+        assert_refused(client, path, image)
 
 
 @pytest.mark.slow  # compiles for ten seconds

@@ -65,7 +65,7 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 def test_another_process_is_kept_out_until_the_first_one_is_done(
     tmp_path: Path, holder: subprocess.Popen[str]
 ) -> None:
-    message = f"^output: .* is being trained by another process .number {holder.pid}.; wait for it or end it$"
+    message = f"^output: .* is being worked in by another process .number {holder.pid}.; wait for it or end"
     for _ in range(2):
         with pytest.raises(UserError, match=message), locked(tmp_path):
             pass

@@ -62,7 +62,7 @@ def locked(folder: Path) -> Iterator[None]:
         lock = _take(path)
     except BlockingIOError as error:
         raise UserError(
-            f"output: {folder} is being trained by another process (number {error}); wait for it or end it"
+            f"output: {folder} is being worked in by another process (number {error}); wait for it or end it"
         ) from None
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another place") from error

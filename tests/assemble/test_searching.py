@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 import damoyolo as dy
-from damoyolo.assemble import profiling, searching
+from damoyolo.assemble import profiling, search_problem, searching
 from damoyolo.assemble.searching import SearchResult, search_backbone
 from damoyolo.config import SearchConfig
 from damoyolo.errors import UserError
@@ -283,7 +285,23 @@ def test_a_profile_of_something_else_is_refused(device: FakeDevice, tmp_path: Pa
         searched(tmp_path / "b", image_size=128, max_latency_ms=3.0, latency_table=profile)
 
 
-def test_the_neck_is_searched_with_the_backbone_in_one_budget(device: FakeDevice, tmp_path: Path) -> None:
+def test_two_searches_do_not_work_in_one_folder(tmp_path: Path) -> None:
+    holder = (
+        "import sys, time; from pathlib import Path; from damoyolo.files import locked\n"
+        "with locked(Path(sys.argv[1])): print('locked', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", holder, str(tmp_path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(UserError, match=f"worked in by another process .number {process.pid}."):
+            searched(tmp_path, max_layers=19)
+        process.kill()
+
+
+def test_the_neck_is_searched_with_the_backbone_in_one_budget(
+    device: FakeDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_problem, "RACE", 100)
     settings = {**DEVICE, "candidates": 2000, "max_layers": 19, "max_latency_ms": 3.0}
     fixed = searched(tmp_path / "fixed", **settings)
     free = searched(tmp_path / "free", search_neck=True, **settings)

@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 from damoyolo.cli import main
+from damoyolo.cli.bench import _short_names
 from damoyolo.export import onnx as export_onnx
 from damoyolo.export.card import ExportCard
 from damoyolo.zoo.weights import save_weights
@@ -52,3 +53,13 @@ def test_nothing_to_measure_is_the_user_s_mistake(capsys: pytest.CaptureFixture[
     assert "no files; name at least one" in capsys.readouterr().err
     assert main(["bench", "nowhere.onnx"]) == 2
     assert capsys.readouterr().err == "error: nowhere.onnx: no such file; check the path\n"
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders() -> None:
+    assert _short_names(["a/x/m.onnx", "b/x/m.onnx", "n.onnx"]) == {
+        "a/x/m.onnx": "a/x/m.onnx",
+        "b/x/m.onnx": "b/x/m.onnx",
+        "n.onnx": "n.onnx",
+    }
+    assert _short_names(["a/m.onnx", "a/n.onnx"]) == {"a/m.onnx": "m.onnx", "a/n.onnx": "n.onnx"}
+    assert _short_names(["a/m.onnx", "./a/m.onnx"]) == {"a/m.onnx": "m.onnx", "./a/m.onnx": "m.onnx"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import cv2
@@ -81,6 +82,7 @@ def test_predict_takes_an_exported_file_and_finds_the_same(
         (["x.onnx", "--image-size", "100"], "100 px is no multiple of 32; take 96"),
         (["x.pb"], "'.pb' does not end the name of such a file"),
         (["x.onnx", "--images", "nowhere"], "nowhere: no such file or folder"),
+        (["x.onnx", "--dynamic", "--batch", "4"], "both dynamic shapes and a batch of 4"),
     ],
 )
 def test_bad_options_are_one_sentence_and_leave_nothing(
@@ -121,3 +123,19 @@ def test_a_file_that_cannot_be_verified_is_exit_code_2(
     truncated.write_bytes(exported.read_bytes()[:1000])
     assert main(["verify", str(truncated)]) == 2
     assert "cannot load it" in capsys.readouterr().err
+
+
+def test_an_engine_that_was_not_built_is_exit_code_1_and_said(
+    weights: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    assert main(["export", str(tmp_path / "x.engine"), "--weights", str(weights)]) == 1
+    told = capsys.readouterr().out
+    assert "x.engine: was not built, because tensorrt cannot be imported" in told
+    assert "trtexec --onnx=" in told
+    assert not (tmp_path / "x.engine").exists()
+    names = ["x.engine.onnx", "x.engine.onnx.card.json", "x.engine.onnx.proof.json"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == names

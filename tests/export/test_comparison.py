@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from damoyolo.detections import Detections
+from damoyolo.export.card import Precision
 from damoyolo.export.comparison import (
     TOLERANCES,
     Comparison,
@@ -32,14 +33,55 @@ def found(scores: list[float], lefts: list[float], labels: list[int] | None = No
 
 def test_a_tolerance_counts_scores_boxes_lonely_detections_and_the_change() -> None:
     strict = TOLERANCES["fp32"]
-    assert Comparison(score=1e-5, box_px=0.001, agree=100, only_file=1).passes(strict)
-    assert not Comparison(score=1e-3).passes(strict)
-    assert not Comparison(score=float("nan")).passes(strict)
-    assert not Comparison(box_px=0.1).passes(strict)
-    assert not Comparison(agree=9, only_model=1).passes(strict)
-    assert Comparison(score=1.0, box_px=99.0, only_file=5, change=0.1).passes(TOLERANCES["int8"])
-    assert not Comparison(change=0.2).passes(TOLERANCES["int8"])
-    assert not Comparison(change=float("nan")).passes(TOLERANCES["int8"])
+    assert Comparison(compared=9, score=1e-5, box_px=0.001, agree=100, only_file=1).passes(strict)
+    assert not Comparison(compared=9, score=1e-3).passes(strict)
+    assert not Comparison(compared=9, score=float("nan")).passes(strict)
+    assert not Comparison(compared=9, box_px=0.1).passes(strict)
+    assert not Comparison(compared=9, agree=9, only_model=1).passes(strict)
+    assert Comparison(compared=9, score=1.0, box_px=99.0, only_file=5, change=0.1).passes(TOLERANCES["int8"])
+    assert not Comparison(compared=9, change=0.2).passes(TOLERANCES["int8"])
+    assert not Comparison(compared=9, change=float("nan")).passes(TOLERANCES["int8"])
+
+
+@pytest.mark.parametrize("precision", TOLERANCES)
+def test_where_nothing_was_compared_or_a_number_is_none_nothing_passes(precision: Precision) -> None:
+    tolerance = TOLERANCES[precision]
+    assert Comparison(compared=1).passes(tolerance)
+    assert not Comparison().passes(tolerance)
+    assert not Comparison(compared=1, not_finite=1).passes(tolerance)
+
+
+@pytest.mark.parametrize(("precision", "score", "box_px"), [("fp16", 0.03, 3.0), ("bf16", 0.2, 20.0)])
+def test_half_precision_has_limits_too(precision: Precision, score: float, box_px: float) -> None:
+    tolerance = TOLERANCES[precision]
+    assert Comparison(compared=1, score=score / 2, box_px=box_px / 2).passes(tolerance)
+    assert not Comparison(compared=1, score=score).passes(tolerance)
+    assert not Comparison(compared=1, box_px=box_px).passes(tolerance)
+    assert not Comparison(compared=1, agree=7, only_file=3).passes(tolerance)
+
+
+@pytest.mark.parametrize("strange", [np.nan, np.inf])
+@pytest.mark.parametrize("where", ["scores", "boxes"])
+def test_a_number_that_is_none_in_a_later_image_is_counted(where: str, strange: float) -> None:
+    scores, boxes = SCORES.copy(), BOXES.copy()
+    (scores if where == "scores" else boxes)[1, 0] = strange
+    comparison = compare_raw([(SCORES, BOXES)] * 3, [(SCORES, BOXES), (SCORES, BOXES), (scores, boxes)])
+    assert (comparison.not_finite, comparison.compared, comparison.score, comparison.box_px) == (1, 6, 0, 0)
+
+
+def test_a_detection_that_is_none_is_counted_and_the_others_are_compared() -> None:
+    comparison = compare_detections([found([0.9, 0.8], [0, 100])], [found([0.9, float("nan")], [0, 100])])
+    assert (comparison.not_finite, comparison.agree, comparison.only_model) == (1, 1, 1)
+
+
+def test_of_boxes_that_overlap_as_much_the_one_with_the_same_score_is_meant() -> None:
+    comparison = compare_detections([found([0.9, 0.5], [0, 0])], [found([0.5, 0.9], [0, 0])])
+    assert (comparison.agree, comparison.score) == (2, 0)
+
+
+def test_it_is_told_what_people_would_see_of_both() -> None:
+    comparison = compare_detections([found([0.9, 0.41], [0, 100])], [found([0.9, 0.39], [0, 100])])
+    assert comparison.shown == (2, 1)
 
 
 def test_the_change_of_points_grows_with_scores_and_boxes_that_count() -> None:
@@ -79,7 +121,7 @@ def test_near_things_that_are_not_the_same_count_by_how_far_they_moved() -> None
 
 
 def test_no_detections_are_equal_to_none() -> None:
-    assert compare_detections([found([], [])], [found([], [])]) == Comparison()
+    assert compare_detections([found([], [])], [found([], [])]) == Comparison(compared=0)
     assert compare_detections([found([], [])], [found([0.5], [0])]).only_file == 1
 
 
@@ -102,8 +144,29 @@ def test_detections_agree_with_themselves_in_any_order(
     assert comparison.only_model == comparison.only_file == 0
 
 
-def test_where_both_have_all_points_differences_are_theirs() -> None:
-    one, same = Results([found([0.9], [0])], [(SCORES, BOXES)]), Results([found([0.8], [0])])
-    assert compare(one, same).score == pytest.approx(0.1)
+def test_of_a_raw_head_differences_are_those_of_all_points() -> None:
+    one = Results([found([0.9], [0])], [(SCORES, BOXES)])
     both = compare(one, Results([found([0.8], [0])], [(SCORES, BOXES)]))
-    assert (both.score, both.agree) == (0, 1)
+    assert (both.score, both.agree, both.compared) == (0, 1, 2)
+
+
+def test_of_other_heads_what_is_too_unsure_to_be_detected_counts_too() -> None:
+    one = Results([found([], [])], [found([0.04, 0.03], [0, 100])])
+    assert compare(one, one).compared == 2
+    spoilt = compare(one, Results([found([], [])], [found([0.02, 0.01], [300, 400])]))
+    assert (spoilt.agree, spoilt.only_model, spoilt.only_file) == (0, 2, 2)
+    assert not spoilt.passes(TOLERANCES["fp32"])
+
+
+def test_of_the_detections_and_of_all_the_less_alike_are_told() -> None:
+    all_of_it = [found([0.9, 0.8], [0, 100])]
+    comparison = compare(Results([found([0.9], [0])], all_of_it), Results([found([], [])], all_of_it))
+    assert (comparison.agree, comparison.only_model) == (0, 1)
+
+
+def test_images_of_a_batch_come_again_until_it_is_full() -> None:
+    parts = Results([found([score], [0]) for score in (0.1, 0.2, 0.3)], [(SCORES, BOXES)] * 3).filling(8)
+    assert [float(each.scores[0].round(1)) for each in parts.detections[:5]] == pytest.approx(
+        [0.1, 0.2, 0.3, 0.1, 0.2]
+    )
+    assert len(parts.detections) == len(parts.outputs) == 8

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from hypothesis import given
@@ -22,34 +20,8 @@ from damoyolo.export.rewrite import (
 )
 from damoyolo.nn.blocks import SPP, Focus
 from damoyolo.nn.detector import Detector, fuse
-from damoyolo.spec import ModelSpec
-from exportable import lively
-from tiny_runs import SMALL_SPEC
+from exportable import SPECS, lively
 
-RES = {
-    "name": "tiny",
-    "structure": {
-        "kind": "res",
-        "stem": {"type": "focus", "out": 8},
-        "blocks": [
-            {"type": "k1kx", "out": 16, "bottleneck": 8, "stride": 2, "layers": 1},
-            {"type": "k1kx", "out": 24, "bottleneck": 8, "stride": 2, "layers": 2},
-            {"type": "k1kx", "out": 24, "bottleneck": 8, "stride": 2, "layers": 1},
-            {"type": "k1kx", "out": 32, "bottleneck": 8, "stride": 2, "layers": 1},
-        ],
-        "activation": "relu",
-        "rep": True,
-        "spp": True,
-    },
-    "neck": {"out": [16, 24, 32], "depth": 1, "activation": "relu"},
-    "head": {"bins": 8, "kernel": 3},
-    "image_size": 64,
-}
-CSP = copy.deepcopy(RES)
-CSP["structure"] |= {"kind": "csp", "activation": "silu", "wrap_activation": "relu"}
-for block in CSP["structure"]["blocks"]:
-    block["layers"] = 2
-SPECS = {"mob": SMALL_SPEC, "res": ModelSpec.model_validate(RES), "csp": ModelSpec.model_validate(CSP)}
 KINDS = pytest.mark.parametrize("kind", SPECS)
 
 

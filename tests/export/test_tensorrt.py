@@ -15,6 +15,7 @@ import torch
 import fake_gpu
 from damoyolo.assemble import build as build_model
 from damoyolo.assemble import export_model, verify
+from damoyolo.assemble.quantization import Int8, Photographs
 from damoyolo.errors import RunError, UserError
 from damoyolo.export import onnx as export_onnx
 from damoyolo.export import tensorrt
@@ -76,12 +77,22 @@ def test_tensorrt_rtx_builds_ns(head: str, precision: str) -> None:
     assert build(export_onnx.to_onnx(model, about).SerializeToString(), about, "tensorrt_rtx")
 
 
-def test_tensorrt_rtx_builds_the_quantised_network() -> None:
-    model = onnx.load_from_string(written())
+@pytest.mark.parametrize("head", ["raw", pytest.param("topk", marks=pytest.mark.slow)])
+def test_tensorrt_rtx_builds_the_quantised_network(head: str) -> None:
+    model = onnx.load_from_string(written(head=head))
     images = photograph(64, 96)[None].transpose(0, 3, 1, 2).astype(np.float32)
     quantised = quantize(model, measure_ranges(model, [images]), "tensorrt")
     assert any(node.op_type == "QuantizeLinear" for node in quantised.graph.node)
-    assert build(quantised.SerializeToString(), card(precision="int8"), "tensorrt_rtx")
+    assert build(quantised.SerializeToString(), card(head=head, precision="int8"), "tensorrt_rtx")
+
+
+@pytest.mark.slow
+def test_of_the_quantised_graph_with_the_plug_in_tensorrt_rtx_misses_the_plug_in_alone() -> None:
+    model, raw = (onnx.load_from_string(written(head=head)) for head in ("trt_nms", "raw"))
+    images = photograph(64, 96)[None].transpose(0, 3, 1, 2).astype(np.float32)
+    quantised = quantize(model, measure_ranges(raw, [images]), "tensorrt")
+    with pytest.raises(RunError, match="Plugin not found"):
+        build(quantised.SerializeToString(), card(head="trt_nms", precision="int8"), "tensorrt_rtx")
 
 
 def test_what_tensorrt_rtx_does_not_build_is_told_in_its_words() -> None:
@@ -249,22 +260,28 @@ def test_without_a_gpu_the_onnx_is_written_with_the_command_to_go_on(
     head: Any, inside: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
+    mine = {name: tmp_path / name for name in ("x.onnx", "x.engine", "x.engine.card.json")}
+    for name, each in mine.items():
+        each.write_text(name)
     exported = export_model(
         DETECTOR, tmp_path / "x.engine", head=head, score_threshold=0.25, nms_iou=0.5, max_detections=20
     )
-    model = onnx.load(tmp_path / "x.onnx")
-    assert exported.file == tmp_path / "x.onnx"
+    assert {name: each.read_text() for name, each in mine.items()} == {name: name for name in mine}
+    file = tmp_path / "x.engine.onnx"
+    model = onnx.load(file)
+    assert exported.file == file
     assert exported.proof.passed == (True if head == "raw" else None)
     assert exported.card.head == inside
     assert "pip install 'damoyolo[tensorrt]'" in exported.proof.remark
-    assert exported.proof.remark.splitlines()[-1].split() == [
-        *trtexec(tmp_path / "x.onnx", tmp_path / "x.engine", exported.card).split()
-    ]
+    build_it, _, copy = exported.proof.remark.splitlines()[-1].strip().partition(" && ")
+    assert build_it == trtexec(file, tmp_path / "x.engine", exported.card)
+    assert copy == f"cp {card_path(file)} {card_path(tmp_path / 'x.engine')}"
     assert exported.card.to_json() in {each.value for each in model.metadata_props}
-    assert card_path(tmp_path / "x.engine").read_text() == exported.card.to_json()
-    assert not (tmp_path / "x.engine").exists()
+    assert card_path(file).read_text() == exported.card.to_json()
     if head == "nms":
-        with pytest.raises(UserError, match=r"x\.onnx: cannot be run here, .* operator EfficientNMS_TRT"):
+        with pytest.raises(
+            UserError, match=r"x\.engine\.onnx: cannot be run here, .* operator EfficientNMS_TRT"
+        ):
             verify(exported.file)
 
 
@@ -278,3 +295,24 @@ def test_a_graph_that_is_not_built_leaves_nothing(
     with pytest.raises(RunError, match="does not build"):
         export_model(DETECTOR, tmp_path / "x.engine")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_int8_for_an_engine_is_for_tensorrt_and_proved_by_its_onnx(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    aps = iter([0.9, 0.9])
+    monkeypatch.setattr(Photographs, "__init__", lambda self, *_: setattr(self, "_paths", [None] * 8))
+    monkeypatch.setattr(Photographs, "ap", lambda *_: next(aps))
+    images = [photograph(64, 96, seed) for seed in range(8)]
+    monkeypatch.setattr(Photographs, "inputs", lambda _, runtime: (runtime.batch([each]) for each in images))
+    monkeypatch.setattr(Photographs, "few", lambda *_: images[:1])
+    exported = export_model(DETECTOR, tmp_path / "x.engine", int8=Int8("nowhere"))
+    assert exported.file == tmp_path / "x.engine.onnx"
+    assert exported.proof.passed
+    told = exported.proof.quantization
+    assert told is not None
+    assert (told.stands_in, told.engine) == (True, "ONNX Runtime")
+    assert build(exported.file.read_bytes(), exported.card, "tensorrt_rtx")
+    assert verify(exported.file).passed

@@ -19,8 +19,8 @@ from damoyolo.search.profile import Profile
 from damoyolo.search.space import SPACES, Space, genome_of
 from damoyolo.spec import ModelSpec, NeckSpec
 
-RACE = 20
-"""A neck is judged by a search of so many times fewer candidates."""
+RACE = 20_000
+"""Candidates of the search by which a neck is judged."""
 
 BUDGETS: dict[str, tuple[Axis, float]] = {
     "max_latency_ms": ("latency_ms", 1.0),
@@ -133,7 +133,7 @@ def best_neck(
         problem, _ = problem_of(config, latency, neck)
         if problem.first_members():
             state = begin(problem, config.seed)
-            for _ in evolve(problem, state, -(-config.candidates // RACE)):
+            for _ in evolve(problem, state, RACE):
                 pass
             scores[neck] = state.members()[0].score
     if not scores:

@@ -18,7 +18,7 @@ from damoyolo.assemble.on_device import Found, best_measured, found_of, profiled
 from damoyolo.assemble.search_problem import best_neck, check, check_reachable, latency_of, problem_of
 from damoyolo.config import SearchConfig
 from damoyolo.errors import UserError
-from damoyolo.files import write_atomically
+from damoyolo.files import locked, write_atomically
 from damoyolo.search.cluster import ray_workers
 from damoyolo.search.cost import CostModel
 from damoyolo.search.evolve import Member, Problem, State, begin, evolve
@@ -68,11 +68,17 @@ def search_backbone(
         say: told how far it is, every other second.
 
     Raises:
-        UserError: for settings that contradict each other, a broken table or state, or an impossible budget.
+        UserError: for settings that contradict each other, a broken table or state, an impossible budget, or
+            an output folder that another search is working in.
     """
     if resume:
         config = _as_begun(config)
     check(config)
+    with locked(config.output):
+        return _search(config, resume, say)
+
+
+def _search(config: SearchConfig, resume: bool, say: Callable[[str], None]) -> SearchResult:
     state_file = config.output / STATE_FILE
     if state_file.exists() and not resume:
         raise UserError(

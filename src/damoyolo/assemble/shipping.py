@@ -159,44 +159,51 @@ def _written(
     images: Sequence[Image],
     announce: Callable[[str], None] | None,
 ) -> Proof:
-    """What became of the model at `part`."""
+    """Write the file to `part`, and prove it; first of all comes what would make that be in vain."""
+    trials = trials_of(target.card, images)
+    reference = _reference(model)
+    expected = [_computed(reference, trial) for trial in trials]
+    _check_provable(target.card, expected)
     quantization = None
     if int8:
         graph, quantization = quantized(model, target.card, target.kind, int8, target.path, announce)
         write_from_onnx(target.kind, graph, target.card, part)
     else:
         write(target.kind, model, target.card, part)
-    proof = prove(model, part, target.card, images, runs=target.runs)
-    return proof.model_copy(update={"remark": target.remark, "quantization": quantization})
+    runtime = open_runtime(part) if target.runs else None
+    proof = _prove(model, part, target.card, trials, expected, runtime)
+    latency = _latency(reference, runtime, trials[0].images[PROBES - 1]) if runtime else {}
+    about = {"latency_ms": latency, "remark": target.remark, "quantization": quantization}
+    return proof.model_copy(update=about)
 
 
-def prove(
-    model: Detector, file: Path, card: ExportCard, images: Sequence[Image] = (), *, runs: bool = True
-) -> Proof:
-    """Compare a file with the model it came from, on drawn images and those given, and time both.
-
-    Of one that does not run here, the proof has only what the model computes.
-
-    Raises:
-        UserError: if nothing could be compared, or the model's own numbers are not finite.
-    """
-    trials = trials_of(card, images)
-    reference = _reference(model)
-    expected = [_computed(reference, trial) for trial in trials]
+def _check_provable(card: ExportCard, expected: Sequence[Results]) -> None:
     if card.head != "raw" and not any(len(output) for part in expected for output in part.outputs):
         raise UserError(
-            f"score_threshold {card.score_threshold}: the model finds nothing so sure in the drawn images, so "
+            f"score_threshold {card.score_threshold}: the model finds nothing so sure in what is drawn, so "
             "that nothing would be proved; lower it (--score), or give photographs (--images)"
         )
+
+
+def _prove(
+    model: Detector,
+    file: Path,
+    card: ExportCard,
+    trials: Sequence[Trial],
+    expected: Sequence[Results],
+    runtime: Runtime | None,
+) -> Proof:
+    """Compare a file with what is expected of it.
+
+    Of one that does not run here, the proof has only what the model computes.
+    """
     tolerance = TOLERANCES[card.precision]
-    kept, comparison, passed, diverges_at, latency = expected, None, None, None, {}
-    if runs:
-        runtime = open_runtime(file)
+    kept, comparison, passed, diverges_at = expected, None, None, None
+    if runtime:
         found = [results_of(runtime, trial) for trial in trials]
         comparison = compare(joined(expected), joined(found))
         passed = comparison.sound if card.precision == "int8" else comparison.passes(tolerance)
         diverges_at = None if passed else _divergence(model, file, runtime, trials)
-        latency = _latency(reference, runtime, trials[0].images[PROBES - 1])
         kept = found if card.precision == "int8" else expected
     return Proof(
         file=file.name,
@@ -210,8 +217,8 @@ def prove(
         comparison=comparison,
         passed=passed,
         diverges_at=diverges_at,
-        latency_ms=latency,
-        expected=to_keep(kept) if runs or card.precision != "int8" else [],
+        latency_ms={},
+        expected=to_keep(kept) if runtime or card.precision != "int8" else [],
     )
 
 
@@ -265,7 +272,7 @@ def _check_origin(file: Path, card: ExportCard, model: Detector) -> None:
         raise UserError(f"{file}: was not made from these weights; give those it came from")
     for field in ("class_names", "resize", "spec"):
         if getattr(card, field) != getattr(model.card, field):
-            raise UserError(f"{file}: its {field} are not the model's; export it again")
+            raise UserError(f"{file}: its '{field}' is not the model's; export it again")
 
 
 def _check_compared(file: Path, comparison: Comparison) -> None:

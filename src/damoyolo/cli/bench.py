@@ -41,7 +41,7 @@ def bench(
     precision
         That OpenVINO computes in; default what the file was written for.
     threads
-        Of every engine; default its own choice.
+        Of each engine that lets one choose (not ExecuTorch, Core ML, TensorRT); default its own choice.
     batch_size
         Measure batches of 1, 2, 4 ... up to so many images, with files that take any.
     calls
@@ -64,8 +64,9 @@ def bench(
 
     console = Console()
     console.print(_table(results))
+    chosen = f"{threads} threads where the engine lets one choose" if threads else "threads by each engine"
     console.print(
-        f"{machine}; {f'{threads} threads' if threads else 'threads as each engine chooses'}. Times in ms; "
+        f"{machine}; {chosen}. Times in ms; "
         "whole: from a drawn photograph of {}x{} to detections.".format(*benchmark.PHOTOGRAPH)
     )
 
@@ -92,16 +93,25 @@ def _table(results: Sequence[Result]) -> Table:
     table = Table("file")
     for heading in ("batch", "network ms\np50  p90  p99", "whole ms\np50  p90  p99", "images/s"):
         table.add_column(heading, justify="right", no_wrap=True)
+    names = _short_names([result.name for result in results])
     for result in results:
         each = result.batches
         table.add_row(
-            f"{Path(result.name).name}\n{result.engine}, {result.precision}\n{result.peak_memory_mib} MiB",
+            f"{names[result.name]}\n{result.engine}, {result.precision}\n{result.peak_memory_mib} MiB",
             "\n".join(str(batch.batch) for batch in each),
             "\n".join(_times(batch.network_ms) for batch in each),
             "\n".join(_times(batch.whole_ms) for batch in each),
             "\n".join(f"{batch.images_per_s:.1f}" for batch in each),
         )
     return table
+
+
+def _short_names(paths: Sequence[str]) -> dict[str, str]:
+    """Of each path its last parts, as many as tell them all apart."""
+    parts, count = {path: Path(path).parts for path in paths}, 1
+    while len({each[-count:] for each in parts.values()}) < len(set(parts.values())):
+        count += 1
+    return {path: str(Path(*each[-count:])) for path, each in parts.items()}
 
 
 def _times(timing: Timing) -> str:

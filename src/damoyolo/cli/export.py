@@ -40,8 +40,11 @@ def export(
     max_detections: Count = 300,
     images: str | None = None,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
-) -> None:
+) -> int:
     """Write a model as a file that runs without PyTorch, and prove that it computes the same.
+
+    Exit code 0: it is written; 1: it computes something else, or only what an engine is built from elsewhere
+    was written; 2: it cannot be written so.
 
     Parameters
     ----------
@@ -71,7 +74,7 @@ def export(
     dynamic
         Any number of images of any size that is a multiple of 32.
     batch
-        Images at once, without --dynamic.
+        Images at once; not with --dynamic.
     image_size
         Network input in pixels, a side or HEIGHTxWIDTH, multiples of 32; default the model's own.
     score
@@ -110,11 +113,12 @@ def export(
         images=[read_image(path) for path in find_images(images)] if images else (),
         announce=None if as_json else partial(print, file=sys.stderr, flush=True),
     )
-    proof = exported.proof
+    proof, code = exported.proof, int(exported.file != output)
     if as_json:
         print(json.dumps(proof.model_dump(mode="json"), indent=1))
-        return
+        return code
     height, width = exported.card.image_size
     print(f"{exported.file}: {height}x{width} px, head {exported.card.head}, {exported.card.precision}")
     for line in proof.lines():
         print(line)
+    return code

@@ -27,7 +27,7 @@ from damoyolo.errors import RunError, UserError
 from damoyolo.export.card import ExportCard
 from damoyolo.export.proof import probe_images
 from damoyolo.export.runtime import Runtime, open_runtime
-from damoyolo.export.sessions import ENGINES, Engine, OpenVinoSession
+from damoyolo.export.sessions import ENGINES, Engine, OpenVinoSession, why
 
 PHOTOGRAPH = (1080, 1920)
 """Height and width of the image that pre- and post-processing are measured with."""
@@ -283,14 +283,11 @@ def _work(connection: Connection, subject: Subject, largest_batch: int) -> None:
         for batch in batches:
             photographs = [photograph] * batch
             calls["network", batch] = partial(runtime.session.run, runtime.batch(photographs))
-            calls["whole", batch] = partial(runtime.detect, photographs)
+            whole = Runtime(runtime.session, runtime.card, batch)
+            calls["whole", batch] = partial(whole.detect, photographs)
         for call in calls.values():
             call()
-    except UserError as error:
-        connection.send(error)
-        return
-    connection.send((runtime.card, batches))
-    with contextlib.suppress(EOFError):
+        connection.send((runtime.card, batches))
         while True:
             request = connection.recv()
             if request is None:
@@ -298,6 +295,12 @@ def _work(connection: Connection, subject: Subject, largest_batch: int) -> None:
             else:
                 what, batch, count = request
                 connection.send(time_block(calls[what, batch], count))
+    except EOFError:  # the other side has gone
+        return
+    except (UserError, RunError) as error:
+        connection.send(error)
+    except Exception as error:  # an engine's own
+        connection.send(RunError(f"{subject.name}: {type(error).__name__}: {why(error)}"))
 
 
 def batch_sizes(card: ExportCard, largest: int) -> tuple[int, ...]:

@@ -9,13 +9,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from damoyolo.export.card import Precision
 from damoyolo.export.rewrite import Network
 
-NOTABLE = 1e-3
-"""Difference, relative to the largest number of a map, from which on it counts."""
+NOTABLE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 0.03, "bf16": 0.03, "int8": 0.5}
+"""Difference, relative to the largest number of a map, from which on it counts; rounding alone stays below.
+
+Files for bfloat16 have weights in float16 and are computed in float32 here.
+"""
+LAST = "the head's last steps"
 
 
-def first_divergence(network: Network, file: Path, images: np.ndarray, given: np.ndarray) -> str:
+def first_divergence(
+    network: Network, file: Path, images: np.ndarray, given: np.ndarray, precision: Precision = "fp32"
+) -> str:
     """The first module, in the order of computation, whose output differs in the file.
 
     Args:
@@ -23,6 +30,7 @@ def first_divergence(network: Network, file: Path, images: np.ndarray, given: np
         file: .onnx or .xml, whose tensors are named by the modules they come from.
         images: a batch as the network takes it, float RGB (b 3 h w).
         given: the same batch as the file takes it.
+        precision: of the file.
     """
     mine = _computed(network, images)
     other = (_computed_by_onnx if file.suffix == ".onnx" else _computed_by_openvino)(file, given)
@@ -31,9 +39,9 @@ def first_divergence(network: Network, file: Path, images: np.ndarray, given: np
         if not names or other[names[-1]].shape != tensor.shape:
             continue
         difference = np.abs(tensor - other[names[-1]]).max() / max(float(np.abs(tensor).max()), 1e-6)
-        if not difference <= NOTABLE:  # true of NaN, too
+        if not difference <= NOTABLE[precision]:  # true of NaN, too
             return place
-    return "the head's last steps"
+    return LAST
 
 
 def _computed(network: Network, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -43,7 +51,7 @@ def _computed(network: Network, images: np.ndarray) -> dict[str, np.ndarray]:
     def note(place: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor):
-                outputs[place] = output.numpy()
+                outputs[place] = output.numpy().copy()  # an activation may change it where it is
 
         return hook
 

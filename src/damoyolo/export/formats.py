@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+import shlex
 import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +16,7 @@ from damoyolo.errors import UserError
 from damoyolo.export.card import ExportCard, Head, Precision
 from damoyolo.export.extras import need
 from damoyolo.export.sessions import card_path
-from damoyolo.files import write_atomically
+from damoyolo.files import locked, write_atomically
 from damoyolo.nn.detector import Detector
 
 Format = Literal["onnx", "openvino", "tensorrt", "ncnn", "coreml", "executorch"]
@@ -75,7 +78,7 @@ def format_of(output: Path, given: Format | None = None) -> Format:
 def aim(kind: Format, output: Path, card: ExportCard) -> Target:
     """What can be done on this machine for a file of that kind.
 
-    Where no TensorRT engine can be built, the ONNX meant for it is written instead, with the same name.
+    Where no TensorRT engine can be built, the ONNX meant for it is written instead, as `<output>.onnx`.
 
     Raises:
         UserError: if the format cannot hold what the card describes.
@@ -136,7 +139,32 @@ def write_from_onnx(kind: Format, model: Any, card: ExportCard, path: Path) -> N
     else:
         write_atomically(path, model.SerializeToString())
         if kind == "tensorrt":  # for the engine that is built from it elsewhere
-            write_atomically(card_path(path.with_suffix(SUFFIXES["tensorrt"])), card.to_json().encode())
+            write_atomically(card_path(path), card.to_json().encode())
+
+
+@contextlib.contextmanager
+def reserved(kind: Format, output: Path) -> Iterator[None]:
+    """Keep other processes from writing the same file meanwhile; `UserError` if it cannot be written there.
+
+    Only a Core ML package takes the place of a folder, which must be one, too.
+    """
+    folder_wanted = kind == "coreml"
+    if folder_wanted and output.exists() and not (output / "Manifest.json").is_file():
+        raise UserError(f"{output}: is there already and is no Core ML package; choose another name")
+    weights = [output.with_suffix(".bin")] if kind in ("openvino", "ncnn") else []
+    for place in (*weights, card_path(output), *([] if folder_wanted else [output])):
+        if place.is_dir():
+            raise UserError(f"{place}: is a folder; choose another name")
+    fresh = [folder for folder in output.parents if not folder.exists()]
+    with contextlib.ExitStack() as stack:
+        stack.callback(_remove_empty, fresh)
+        try:
+            stack.enter_context(locked(output.with_name(f".{output.name}.export")))
+        except UserError as error:
+            if error.__cause__:  # it cannot be written
+                raise UserError(f"{output}: {str(error).partition(': ')[2]}") from error
+            raise UserError(f"{output}: is being written by another process; wait for it") from None
+        yield
 
 
 def put_in_place(part: Path, output: Path) -> None:
@@ -160,6 +188,13 @@ def put_in_place(part: Path, output: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Innermost first."""
+    for folder in folders:
+        with contextlib.suppress(OSError):  # not empty
+            folder.rmdir()
+
+
 def _aim_at_tensorrt(output: Path, card: ExportCard) -> Target:
     from damoyolo.export.tensorrt import trtexec
     from damoyolo.export.tensorrt_session import obstacle
@@ -169,11 +204,13 @@ def _aim_at_tensorrt(output: Path, card: ExportCard) -> Target:
     reason = obstacle()
     if not reason:
         return Target("tensorrt", output, card)
-    onnx = output.with_suffix(SUFFIXES["onnx"])
+    onnx = output.with_name(output.name + SUFFIXES["onnx"])
     unproved = "" if card.head != "trt_nms" else ", not run because only TensorRT has its last operator"
+    copy = shlex.join(["cp", str(card_path(onnx)), str(card_path(output))])
     remark = (
-        f"{output}: was not built, because {reason}; {onnx} is the ONNX meant for it{unproved}: "
-        f"where there is a GPU with TensorRT 10 or 11, run\n  {trtexec(onnx, output, card)}"
+        f"{output}: was not built, because {reason}; {onnx} is the ONNX meant for it{unproved}: where there "
+        f"is a GPU with TensorRT 10 or 11, run this, which also puts the engine's card beside it\n"
+        f"  {trtexec(onnx, output, card)} && {copy}"
     )
     return Target("tensorrt", onnx, card, remark, runs=not unproved)
 
@@ -193,6 +230,8 @@ def _check(kind: Format, output: Path, card: ExportCard) -> None:
         wrong.append("uint8 images; leave out --preprocess")
     if card.dynamic and not can.dynamic:
         wrong.append("dynamic shapes; leave out --dynamic and give --image-size")
+    if card.dynamic and card.batch > 1:
+        wrong.append(f"both dynamic shapes and a batch of {card.batch}; leave one of them out")
     if card.batch > 1 and not can.batch:
         wrong.append(f"a batch of {card.batch}; take 1")
     if wrong:

@@ -14,8 +14,8 @@ import numpy as np
 
 from damoyolo.errors import UserError
 from damoyolo.export.card import INPUT, METADATA_KEY
-from damoyolo.export.extras import need, quietly
-from damoyolo.export.sessions import card_beside, card_path, first_line, read_card
+from damoyolo.export.extras import need, quietly, unheard
+from damoyolo.export.sessions import card_beside, card_path, read_card, why
 
 
 class NcnnSession:
@@ -36,7 +36,10 @@ class NcnnSession:
             setattr(options, name, self.card.precision == "fp16")
         options.use_bf16_storage = False
         weights = path.with_suffix(".bin")
-        if self._net.load_param(str(path)) or not weights.is_file() or self._net.load_model(str(weights)):
+        with unheard():
+            failed = self._net.load_param(str(path)) or not weights.is_file()
+            failed = failed or self._net.load_model(str(weights))
+        if failed:
             raise UserError(f"{path}: ncnn cannot load it with {weights.name}; export it again")
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:
@@ -62,9 +65,7 @@ class CoreMlSession:
             with quietly():
                 self._model = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit.ALL)
         except Exception as error:  # its classes share no other base
-            raise UserError(
-                f"{path}: Core ML cannot load it ({first_line(error)}); export it again"
-            ) from error
+            raise UserError(f"{path}: Core ML cannot load it ({why(error)}); export it again") from error
         text = self._model.user_defined_metadata.get(METADATA_KEY)
         self.card = read_card(text, {}, {}, class_names, str(path))
 
@@ -79,15 +80,16 @@ class ExecuTorchSession:
 
     def __init__(self, path: Path, class_names: Sequence[str] = ()) -> None:
         self._torch = need("torch", "executorch")
-        runtime: Any = need("executorch.runtime", "executorch").Runtime.get()
         try:
-            self._program = runtime.load_program(path)  # must outlive its methods
-            (text,) = self._program.load_method(METADATA_KEY).execute(())
-            self._forward = self._program.load_method("forward")
+            with unheard():
+                runtime: Any = need("executorch.runtime", "executorch").Runtime.get()
+                self._program = runtime.load_program(path)  # must outlive its methods
+                (text,) = self._program.load_method(METADATA_KEY).execute(())
+                self._forward = self._program.load_method("forward")
+        except UserError:
+            raise
         except Exception as error:  # its classes share no other base
-            raise UserError(
-                f"{path}: ExecuTorch cannot load it ({first_line(error)}); export it again"
-            ) from error
+            raise UserError(f"{path}: ExecuTorch cannot load it ({why(error)}); export it again") from error
         self.card = read_card(text, {}, {}, class_names, str(path))
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:

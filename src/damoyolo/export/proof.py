@@ -10,31 +10,36 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from damoyolo.detections import Detections
+from damoyolo.detections import PICTURE_SCORE, Detections
 from damoyolo.errors import UserError
 from damoyolo.export.card import ExportCard
 from damoyolo.export.comparison import (
     Comparison,
+    Outputs,
     Raw,
     Results,
     Tolerance,
-    compare_detections,
-    compare_raw,
+    compare_outputs,
 )
 from damoyolo.export.int8 import Quantization
 from damoyolo.export.runtime import Runtime
-from damoyolo.spec import Frozen, parse
+from damoyolo.export.sessions import parts_of
+from damoyolo.spec import STRIDES, Frozen, first_mistake
 
 Image = UInt8[np.ndarray, "_ _ 3"]
 
+PROBES = 4
+"""Images drawn of one size."""
 SAMPLES = 500
 """Points of each image whose numbers a proof keeps."""
 AP_MARGIN = 0.1
@@ -42,9 +47,9 @@ AP_MARGIN = 0.1
 
 
 class Expected(Frozen):
-    """What is to come out for one image: for a raw head some of its points, else the final detections.
+    """What is to come out for one image: for a raw head some of its points, else all but padding.
 
-    Boxes are xyxy in pixels. `points` counts all there are; those kept are evenly spread.
+    Boxes are xyxy in pixels of the input. `points` counts all there are; those kept are evenly spread.
     """
 
     points: int | None = None
@@ -88,14 +93,24 @@ class Proof(Frozen):
             else []
         )
         int8 = [f"  {line}" for line in self.quantization.lines()] if self.quantization else []
-        return [*run, *int8, *([self.remark] if self.remark else [])]
+        return [*run, *int8, *self._shown(), *([self.remark] if self.remark else [])]
+
+    def _shown(self) -> list[str]:
+        """Whether people see other things, which a threshold for the file may mend."""
+        shown = self.comparison.shown if self.comparison else (0, 0)
+        if shown[0] == shown[1]:
+            return []
+        return [
+            f"  at a score of {PICTURE_SCORE} the model finds {shown[0]} things in these images, the file "
+            f"{shown[1]}: choose your threshold with the file"
+        ]
 
 
 class Verification(Frozen):
     """A proof repeated; AP as shares, where a data set was given.
 
-    What INT8 adds: whether the bytes are those that were proved, the difference from the model, if that was
-    given, and the AP points that it may lose.
+    `same_bytes` says whether the file is the one that was proved, where a proof is beside it. What INT8 adds:
+    the difference from the model, if that was given, and the AP points that it may lose.
     """
 
     passed: bool
@@ -110,7 +125,7 @@ class Verification(Frozen):
 
     def verdict(self, model: str) -> str:
         """In a few words."""
-        asked = f"equal to {model}" if self.same_bytes is None else "as good as when it was exported"
+        asked = f"equal to {model}" if self.tolerance.change is None else "as good as when it was exported"
         return f"{'' if self.passed else 'NOT '}{asked}"
 
     def keeps_ap(self) -> bool:
@@ -140,6 +155,37 @@ class Verification(Frozen):
         return f"AP: {told}; {self._drop():.2f} points lost, {self.max_drop} and {AP_MARGIN} allowed"
 
 
+@dataclass(frozen=True)
+class Trial:
+    """Images to prove a file with, `batch` at once; `card` has the size of those that are drawn.
+
+    They fill whole batches, so that every place in a batch sees an image, and its neighbour another.
+    """
+
+    card: ExportCard
+    batch: int
+    images: tuple[Image, ...]
+
+    @property
+    def count(self) -> int:
+        """Of images that fill whole batches: some come again and again."""
+        return -(-len(self.images) // self.batch) * self.batch
+
+    def filled(self) -> list[Image]:
+        """So many images."""
+        return [self.images[number % len(self.images)] for number in range(self.count)]
+
+
+def trials_of(card: ExportCard, images: Sequence[Image] = ()) -> list[Trial]:
+    """Drawn images, and with the first others of any size; for a dynamic file two batches and sizes."""
+    first = Trial(card, 1 if card.dynamic else card.batch, (*probe_images(card.image_size), *images))
+    if not card.dynamic:
+        return [first]
+    height, width = card.image_size
+    other = card.model_copy(update={"image_size": (height + STRIDES[-1], width + 2 * STRIDES[-1])})
+    return [first, Trial(other, 2, tuple(probe_images(other.image_size)))]
+
+
 def probe_images(size: tuple[int, int], seed: int = 0) -> list[Image]:
     """Four images of that (height, width): discs and bars over slopes, noise, and plain grey.
 
@@ -150,7 +196,7 @@ def probe_images(size: tuple[int, int], seed: int = 0) -> list[Image]:
     y, x = np.mgrid[:height, :width]
     images = [np.full((height, width, 3), 114, dtype=np.uint8)]
     images.append(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
-    for _ in range(2):
+    for _ in range(PROBES - len(images)):
         slopes = rng.integers(1, 4, 3)
         picture = (slopes * (x + y)[..., None] // 4) % 200 + 30
         for _ in range(8):
@@ -165,67 +211,55 @@ def probe_images(size: tuple[int, int], seed: int = 0) -> list[Image]:
     return images
 
 
+def results_of(runtime: Runtime, trial: Trial) -> Results:
+    """What a file gives in a trial."""
+    card, images = trial.card, trial.filled()
+    opened = Runtime(runtime.session, card, trial.batch)
+    detections = opened.detect(images, score=card.score_threshold, max_detections=card.max_detections)
+    inputs = [opened.resize.image(image) for image in images]
+    return Results(detections, outputs_of(opened, inputs))
+
+
+def outputs_of(runtime: Runtime, images: Sequence[Image]) -> Outputs:
+    """What a file gives for each of some images of its size; they fill whole batches."""
+    if runtime.card.head == "raw":
+        return raw_outputs(runtime, images)
+    return [_without_padding(each, runtime.card) for each in _outputs(runtime, images)]
+
+
 def raw_outputs(runtime: Runtime, images: Sequence[Image]) -> list[Raw]:
-    """What a file with the head `raw` gives for each image."""
-    found: list[Raw] = []
-    for image in images:
-        scores, boxes = runtime.session.run(runtime.batch([image] * runtime.card.batch))
-        found.append((scores[0], boxes[0]))
-    return found
+    """What a file with the head `raw` gives for each image; they fill whole batches."""
+    return [(scores, boxes) for scores, boxes in _outputs(runtime, images)]
 
 
-def results_of(runtime: Runtime, images: Sequence[Image]) -> Results:
-    """What a file gives for images of any size; raw numbers are of the images as it takes them."""
-    card = runtime.card
-    detections = runtime.detect(images, score=card.score_threshold, max_detections=card.max_detections)
-    if card.head != "raw":
-        return Results(detections)
-    return Results(detections, raw_outputs(runtime, [runtime.resize.image(image) for image in images]))
+def to_keep(parts: Sequence[Results]) -> list[Expected]:
+    """Of the drawn images of every trial."""
+    return [_sample(output) for part in parts for output in part.outputs[:PROBES]]
 
 
-def to_keep(results: Results, count: int) -> list[Expected]:
-    """Of the first `count` images some points, evenly spread, or else all detections."""
-    if results.raw is not None:
-        return [_sample(raw) for raw in results.raw[:count]]
-    return [
-        Expected(scores=each.scores.tolist(), boxes=each.boxes.tolist(), labels=each.labels.tolist())
-        for each in results.detections[:count]
-    ]
-
-
-def compare_expected(expected: Sequence[Expected], runtime: Runtime, images: Sequence[Image]) -> Comparison:
-    """A file with what an earlier proof kept."""
-    if runtime.card.head != "raw":
-        names = runtime.card.class_names
-        kept = [
-            Detections(
-                np.array(each.boxes, np.float32).reshape(-1, 4),
-                np.array(each.scores, np.float32),
-                np.array(each.labels, np.int64),
-                names,
-            )
-            for each in expected
-        ]
-        return compare_detections(kept, runtime.detect(images, score=runtime.card.score_threshold))
-    chosen = [_spread(each.points or 0) for each in expected]
-    found = [
-        (scores[some], boxes[some])
-        for (scores, boxes), some in zip(raw_outputs(runtime, images), chosen, strict=True)
-    ]
-    kept_raw = [(np.array(each.scores, np.float32), np.array(each.boxes, np.float32)) for each in expected]
-    return compare_raw(kept_raw, found)
+def compare_expected(expected: Sequence[Expected], runtime: Runtime, trials: Sequence[Trial]) -> Comparison:
+    """A file with what an earlier proof kept of these trials, of drawn images only."""
+    mine, found = [], []
+    for number, trial in enumerate(trials):
+        kept = expected[number * PROBES : (number + 1) * PROBES]
+        outputs: Any = outputs_of(Runtime(runtime.session, trial.card, trial.batch), trial.filled())
+        for place, output in enumerate(outputs):
+            each = kept[place % PROBES]
+            mine.append(_restored(each, runtime.card))
+            found.append(_kept_of(output))
+    return compare_outputs(mine, found)
 
 
 def sha256_of_files(file: Path) -> dict[str, str]:
     """By name, of everything that belongs to an exported file, which may be a folder."""
-    return {each.name: _sha256(each) for each in sorted(file.parent.glob(f"{file.stem}.*"))}
+    return {each.name: _sha256(each) for each in parts_of(file)}
 
 
 def has_bytes_of(proof: Proof, file: Path) -> bool:
     """Whether a file, whatever its name is now, and what belongs to it, are what was proved."""
     stem = Path(proof.file).stem
-    parts = {file.with_name(file.stem + name.removeprefix(stem)): each for name, each in proof.sha256.items()}
-    return all(part.exists() and _sha256(part) == sha256 for part, sha256 in parts.items())
+    proved = {file.stem + name.removeprefix(stem): sha256 for name, sha256 in proof.sha256.items()}
+    return proved == sha256_of_files(file)
 
 
 def versions() -> dict[str, str]:
@@ -259,13 +293,60 @@ def read_proof(file: Path) -> Proof:
         ) from error
     except ValueError as error:
         raise UserError(f"{path}: is not JSON ({error}); export the model again") from error
-    return parse(Proof, value, where=str(path))
+    try:
+        return Proof.model_validate(value)
+    except ValidationError as error:
+        raise UserError(
+            f"{path}: is no proof of this version ({first_mistake(Proof, error)}); export the model again"
+        ) from None
 
 
-def _sample(raw: Raw) -> Expected:
+def _outputs(runtime: Runtime, images: Sequence[Image]) -> Iterator[list[np.ndarray]]:
+    """Of each image."""
+    size = runtime.batch_size
+    for start in range(0, len(images), size):
+        part = images[start : start + size]
+        outputs = runtime.run(part)
+        yield from ([output[number] for output in outputs] for number in range(len(part)))
+
+
+def _without_padding(outputs: list[np.ndarray], card: ExportCard) -> Detections:
+    """In pixels of the input, whatever their score is."""
+    _, boxes, scores, labels = outputs
+    meant = ~(scores <= 0)  # NaN, too
+    return Detections(
+        boxes[meant].astype(np.float32),
+        scores[meant].astype(np.float32),
+        labels[meant].astype(np.int64),
+        card.class_names,
+    )
+
+
+def _sample(output: Raw | Detections) -> Expected:
+    if isinstance(output, Detections):
+        boxes, labels = output.boxes.tolist(), output.labels.tolist()
+        return Expected(scores=output.scores.tolist(), boxes=boxes, labels=labels)
+    scores, boxes = _points_kept(output)
+    return Expected(points=len(output[0]), scores=scores.tolist(), boxes=boxes.tolist())
+
+
+def _restored(kept: Expected, card: ExportCard) -> Raw | Detections:
+    boxes = np.array(kept.boxes, np.float32).reshape(-1, 4)
+    scores = np.array(kept.scores, np.float32)
+    if kept.points is not None:
+        return scores, boxes
+    return Detections(boxes, scores, np.array(kept.labels, np.int64), card.class_names)
+
+
+def _kept_of(output: Raw | Detections) -> Raw | Detections:
+    """What a proof keeps of an output."""
+    return output if isinstance(output, Detections) else _points_kept(output)
+
+
+def _points_kept(raw: Raw) -> Raw:
     scores, boxes = raw
     chosen = _spread(len(scores))
-    return Expected(points=len(scores), scores=scores[chosen].tolist(), boxes=boxes[chosen].tolist())
+    return scores[chosen], boxes[chosen]
 
 
 def _spread(count: int) -> np.ndarray:

@@ -15,15 +15,17 @@ import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
 from damoyolo.data.images import read_image
-from damoyolo.data.resize import Resize, size_of, to_original
+from damoyolo.data.resize import PAD, Resize, size_of, to_original
 from damoyolo.detections import MAX_DETECTIONS, PICTURE_SCORE, Detections
-from damoyolo.errors import UserError
+from damoyolo.errors import RunError, UserError
 from damoyolo.export.card import ExportCard
 from damoyolo.export.sessions import Device, Engine, Session, open_session
 from damoyolo.spec import given_image_size
 
 Image = UInt8[np.ndarray, "_ _ 3"]
 
+BATCH = 8
+"""Images at once, at most, of a file that takes any number."""
 TOP_K = 30_000
 FIRST_LOOK = 4096
 """Candidates that suppression looks at, at most and at first; see `boxes.select`."""
@@ -37,6 +39,7 @@ def open_runtime(
     threads: int | None = None,
     class_names: Sequence[str] = (),
     image_size: int | str | None = None,
+    batch_size: int = BATCH,
 ) -> Runtime:
     """A file that `damoyolo export`, or the reference's converter, wrote, ready to detect.
 
@@ -47,10 +50,11 @@ def open_runtime(
         threads: of the engine; default its own choice.
         class_names: instead of those in the file; a file of the reference has none.
         image_size: a side or "HEIGHTxWIDTH" in pixels, for files with dynamic sizes.
+        batch_size: how many images of a list such a file gets at once, at most.
     """
     session = open_session(Path(path), engine, device, threads, class_names)
     card = session.card if image_size is None else _resized(session.card, image_size, path)
-    return Runtime(session, card)
+    return Runtime(session, card, batch_size)
 
 
 class Candidates(NamedTuple):
@@ -62,11 +66,14 @@ class Candidates(NamedTuple):
 
 
 class Runtime:
-    """Images in, `Detections` out. `card` says what the file is."""
+    """Images in, `Detections` out. `card` says what the file is, `batch_size` how many it gets at once."""
 
-    def __init__(self, session: Session, card: ExportCard) -> None:
+    def __init__(self, session: Session, card: ExportCard, batch_size: int = BATCH) -> None:
+        if batch_size < 1:
+            raise UserError(f"batch_size {batch_size}: give 1 or more")
         self.session, self.card = session, card
         self.resize = Resize(card.resize, card.image_size)
+        self.batch_size = batch_size if card.dynamic else card.batch
 
     @overload
     def __call__(self, images: Image | str | Path, **options: Any) -> Detections: ...
@@ -78,8 +85,14 @@ class Runtime:
         """What is in an image, or in each of several, as RGB pixels or files; options as for `detect`."""
         if isinstance(images, np.ndarray | str | Path):
             return self([images], **options)[0]
-        pixels = [image if isinstance(image, np.ndarray) else read_image(image) for image in images]
+        pixels = [read_image(image) if isinstance(image, str | Path) else image for image in images]
         return self.detect(pixels, **options)
+
+    def warm_up(self, calls: int = 3) -> None:
+        """Run full batches of grey, so that no real image waits for what engines do at their first calls."""
+        grey = np.full((*self.card.image_size, 3), PAD, dtype=np.uint8)
+        for _ in range(calls):
+            self.run([grey] * self.batch_size)
 
     def detect(
         self,
@@ -91,8 +104,11 @@ class Runtime:
     ) -> list[Detections]:
         """What is in each image (RGB 0..255, any sizes), as `prediction.detect` finds it.
 
-        A file with suppression inside has its own `nms_iou`, and knows nothing under its own threshold.
+        A file with suppression inside has its own `nms_iou`, and knows nothing under its own threshold. What
+        is no image, or no threshold, is a `UserError`.
         """
+        check_limits(score, nms_iou, max_detections)
+        check_images(images)
         if self.card.head in ("nms", "trt_nms") and nms_iou not in (None, self.card.nms_iou):
             raise UserError(
                 f"nms_iou {nms_iou}: this file suppresses by itself, at {self.card.nms_iou}; export it with "
@@ -116,12 +132,24 @@ class Runtime:
             return np.ascontiguousarray(pixels[..., ::-1])
         return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32)
 
+    def run(self, images: Sequence[Image]) -> list[np.ndarray]:
+        """The outputs for a batch, as the card describes them; `RunError` if they are others."""
+        outputs = self.session.run(self.batch(images))
+        wrong = self.card.mismatch(
+            (), {name: each.shape for name, each in zip(self.card.outputs, outputs, strict=False)}
+        )
+        if wrong or len(outputs) != len(self.card.outputs):
+            raise RunError(
+                f"the file does not give what it says: {wrong or 'other outputs'}; export it again"
+            )
+        return outputs
+
     def _candidates(self, images: Sequence[Image], score: float) -> Iterator[Candidates]:
-        size = len(images) if self.card.dynamic else self.card.batch
-        for start in range(0, len(images), max(1, size)):
+        size = self.batch_size
+        for start in range(0, len(images), size):
             part = list(images[start : start + size])
-            padded = part + part[-1:] * (size - len(part))  # a fixed batch is always full
-            outputs = self.session.run(self.batch(padded))
+            missing = 0 if self.card.dynamic else size - len(part)  # a fixed batch is always full
+            outputs = self.run(part + part[-1:] * missing)
             for image in range(len(part)):
                 yield self._read([output[image] for output in outputs], score)
 
@@ -169,6 +197,28 @@ def suppress(candidates: Candidates, iou: float, most: int) -> Candidates:
         if len(kept) == most or count >= len(scores):
             break
     return Candidates(boxes[kept], scores[kept], labels[kept])
+
+
+def check_images(images: Sequence[Any]) -> None:
+    """`UserError` unless all are RGB pixels as `read_image` gives them."""
+    for number, image in enumerate(images):
+        what = "image" if len(images) == 1 else f"image {number + 1} of {len(images)}"
+        if not isinstance(image, np.ndarray):
+            raise UserError(f"{what}: is a {type(image).__name__}; give RGB pixels as a NumPy array")
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise UserError(
+                f"{what}: is {image.dtype} {image.shape}; give RGB as uint8 (height, width, 3), 0 to 255"
+            )
+
+
+def check_limits(score: float, nms_iou: float | None, max_detections: int) -> None:
+    """`UserError` for a threshold that is none, or a count below 1."""
+    if not 0 <= score <= 1:
+        raise UserError(f"score {score}: is a threshold from 0 to 1")
+    if nms_iou is not None and not 0 <= nms_iou <= 1:
+        raise UserError(f"nms_iou {nms_iou}: is an overlap from 0 to 1")
+    if max_detections < 1:
+        raise UserError(f"max_detections {max_detections}: give 1 or more")
 
 
 def _resized(card: ExportCard, image_size: int | str, where: str | Path) -> ExportCard:

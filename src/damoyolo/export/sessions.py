@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
-from damoyolo.errors import UserError
+from damoyolo.errors import RunError, UserError
 from damoyolo.export.card import METADATA_KEY, ExportCard
 from damoyolo.export.extras import need
 
@@ -47,11 +47,9 @@ def open_session(
     """Load a file with its engine; see `runtime.open_runtime`."""
     if not path.exists():
         raise UserError(f"{path}: no such file; check the path")
-    if engine is None and path.suffix not in ENGINES:
-        raise UserError(
-            f"{path}: '{path.suffix}' is none of {', '.join(ENGINES)}, the suffixes of exported files"
-        )
-    chosen = engine or ENGINES[path.suffix]
+    chosen = engine_of(path, engine)
+    if device not in get_args(Device):
+        raise UserError(f"device '{device}': is none of {', '.join(get_args(Device))}")
     if chosen == "onnxruntime":
         return OnnxSession(path, threads, device, class_names)
     if device != "cpu":
@@ -67,6 +65,25 @@ def open_session(
     if chosen == "ncnn":
         return NcnnSession(path, threads, class_names)
     return (CoreMlSession if chosen == "coreml" else ExecuTorchSession)(path, class_names)
+
+
+def engine_of(path: Path, given: Engine | None = None) -> Engine:
+    """What runs a file; `UserError` if nothing does."""
+    if given is None:
+        if path.suffix in ENGINES:
+            return ENGINES[path.suffix]
+        whole = next((each for each in (".xml", ".param") if path.with_suffix(each).is_file()), None)
+        remedy = f"; name {path.with_suffix(whole).name}" if path.suffix == ".bin" and whole else ""
+        raise UserError(
+            f"{path}: '{path.suffix}' is none of {', '.join(ENGINES)}, the suffixes of exported files{remedy}"
+        )
+    known = {"onnxruntime": (".onnx",), "openvino": (".xml", ".onnx")}
+    fitting = known.get(given) or tuple(suffix for suffix, engine in ENGINES.items() if engine == given)
+    if not fitting:
+        raise UserError(f"engine '{given}': is none of {', '.join(get_args(Engine))}")
+    if path.suffix not in fitting:
+        raise UserError(f"{path}: {given} runs {' and '.join(fitting)}; leave the engine out")
+    return given
 
 
 class OnnxSession:
@@ -88,18 +105,21 @@ class OnnxSession:
                     f"{path}: cannot be run here, because it ends with TensorRT's operator {PLUGIN}; build "
                     "an engine from it where there is an NVIDIA GPU"
                 ) from error
-            raise UserError(
-                f"{path}: ONNX Runtime cannot load it ({first_line(error)}); export it again"
-            ) from error
+            raise UserError(f"{path}: ONNX Runtime cannot load it ({why(error)}); export it again") from error
         metadata = self._session.get_modelmeta().custom_metadata_map
         inputs = {each.name: each.shape for each in self._session.get_inputs()}
         outputs = {each.name: each.shape for each in self._session.get_outputs()}
         self.card = read_card(metadata.get(METADATA_KEY), inputs, outputs, class_names, str(path))
-        self._input = next(iter(inputs))
+        self._path, self._input = path, next(iter(inputs))
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:
-        """See `Session`."""
-        outputs: list[np.ndarray] = self._session.run(None, {self._input: images})
+        """See `Session`; `RunError` if the engine fails."""
+        try:
+            outputs: list[np.ndarray] = self._session.run(None, {self._input: images})
+        except Exception as error:  # its classes share no other base
+            raise RunError(
+                f"{self._path}: ONNX Runtime failed on images {images.shape} ({why(error)})"
+            ) from error
         return outputs
 
 
@@ -114,12 +134,14 @@ class OpenVinoSession:
         class_names: Sequence[str] = (),
     ) -> None:
         openvino = need("openvino", "openvino")
+        if path.suffix == ".xml" and not path.with_suffix(".bin").is_file():
+            raise UserError(
+                f"{path.with_suffix('.bin')}: is missing; put it beside {path.name}, or export again"
+            )
         try:
             model = openvino.Core().read_model(path)
         except RuntimeError as error:
-            raise UserError(
-                f"{path}: OpenVINO cannot load it ({first_line(error)}); export it again"
-            ) from error
+            raise UserError(f"{path}: OpenVINO cannot load it ({why(error)}); export it again") from error
         text = _card_text(model, path)
         inputs = {each.any_name: _shape(each) for each in model.inputs}
         outputs = {each.any_name: _shape(each) for each in model.outputs}
@@ -128,12 +150,28 @@ class OpenVinoSession:
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
-        self._request = openvino.compile_model(model, "CPU", settings).create_infer_request()
+        try:
+            self._request = openvino.compile_model(model, "CPU", settings).create_infer_request()
+        except RuntimeError as error:
+            raise UserError(f"{path}: OpenVINO cannot compile it ({why(error)}); export it again") from error
+        self._path = path
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:
-        """See `Session`."""
-        results = self._request.infer([images])
+        """See `Session`; `RunError` if the engine fails."""
+        try:
+            results = self._request.infer([images])
+        except RuntimeError as error:
+            raise RunError(
+                f"{self._path}: OpenVINO failed on images {images.shape} ({why(error)})"
+            ) from error
         return [np.array(each) for each in results.values()]
+
+
+def parts_of(file: Path) -> list[Path]:
+    """An exported file, and before it what lies beside it because it has no room for it."""
+    parts = {".xml": [file.with_suffix(".bin")], ".param": [file.with_suffix(".bin"), card_path(file)]}
+    parts[".engine"] = [card_path(file)]
+    return [each for each in (*parts.get(file.suffix, ()), file) if each.exists()]
 
 
 def card_path(file: Path) -> Path:
@@ -157,9 +195,14 @@ def read_card(
     """The card in a file's metadata; for a file of the reference, which has none, what its shapes tell.
 
     Raises:
-        UserError: if the file is of neither kind, or `class_names` do not fit it.
+        UserError: if the file is of neither kind, or its own card or `class_names` do not fit it.
     """
     card = ExportCard.from_json(text, where) if text else _card_of_reference(inputs, outputs, where)
+    wrong = card.mismatch(next(iter(inputs.values())), outputs) if inputs else ""
+    if wrong:
+        raise UserError(f"{where}: what it says of itself does not fit it: {wrong}; export it again")
+    if isinstance(class_names, str):
+        raise UserError(f"class_names '{class_names}': is one string; give a list of names")
     if not class_names:
         return card
     if len(class_names) != len(card.class_names):
@@ -179,7 +222,7 @@ def _card_of_reference(inputs: dict[str, list[Any]], outputs: dict[str, list[Any
         told = ", ".join(f"{name} {shape}" for name, shape in outputs.items()) or "unknown"
         raise UserError(
             f"{where}: is no file of damoyolo's and does not give scores (b p c) and boxes (b p 4) for "
-            f"images (b 3 h w) as DAMO-YOLO does; its outputs are {told}"
+            f"images (b 3 h w) as DAMO-YOLO does; its outputs are {told}; give a file of `damoyolo export`"
         )
     classes = shapes[0][2]
     return ExportCard(
@@ -203,8 +246,7 @@ def _providers(device: Device) -> list[str]:
 def _card_text(model: Any, path: Path) -> str | None:
     """What `openvino.describe` wrote, or ONNX's metadata, which OpenVINO does not read."""
     if path.suffix == ".onnx":
-        import onnx
-
+        onnx = need("onnx", "export")
         properties = onnx.load(path, load_external_data=False).metadata_props
         return next((each.value for each in properties if each.key == METADATA_KEY), None)
     return str(model.get_rt_info(METADATA_KEY).value) if model.has_rt_info(METADATA_KEY) else None
@@ -214,6 +256,8 @@ def _shape(port: Any) -> list[Any]:
     return [size.get_length() if size.is_static else None for size in port.partial_shape]
 
 
-def first_line(error: Exception) -> str:
-    """What a library says is wrong, in short."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+def why(error: Exception) -> str:
+    """What a library says is wrong, in short: not the places in its source, which OpenVINO begins with."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    telling = [line for line in lines if line and not line.startswith(("Exception from ", "Check '"))]
+    return (telling or [type(error).__name__])[0][:200]

@@ -22,16 +22,21 @@ class TensorRtSession:
     """An engine, with memory on the GPU for its inputs and outputs that grows with them."""
 
     def __init__(self, path: Path, class_names: Sequence[str] = ()) -> None:
+        plan = path.read_bytes()
+        if plan_version(plan) is None:
+            raise UserError(f"{path}: is no TensorRT engine; export it again here")
         if reason := obstacle():
             raise UserError(f"{path}: a TensorRT engine cannot run here, because {reason}")
         trt = need("tensorrt", "tensorrt")
         self._log = complaints(trt)
         trt.init_libnvinfer_plugins(self._log, "")
         self._library = trt.Runtime(self._log)  # must outlive the engine
-        plan = path.read_bytes()
         engine = self._library.deserialize_cuda_engine(plan)
         if engine is None:
-            raise UserError(f"{path}: {_why_not(plan, trt.__version__)}; export it again here")
+            raise UserError(
+                f"{path}: was built by TensorRT {plan_version(plan)}, maybe for another GPU, and does not "
+                f"run with TensorRT {trt.__version__}; export it again here"
+            )
         self._engine, self._context = engine, engine.create_execution_context()
         names = [engine.get_tensor_name(number) for number in range(engine.num_io_tensors)]
         shapes = {
@@ -123,12 +128,3 @@ def plan_version(plan: bytes) -> str | None:
     if len(plan) < 28 or not plan.startswith(PLAN_TAG):
         return None
     return ".".join(str(number) for number in plan[24:28])
-
-
-def _why_not(plan: bytes, version: str) -> str:
-    built_by = plan_version(plan)
-    if built_by is None:
-        return "is no TensorRT engine"
-    return (
-        f"was built by TensorRT {built_by}, maybe for another GPU, and does not run with TensorRT {version}"
-    )
