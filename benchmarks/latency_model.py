@@ -22,20 +22,20 @@ from rich.table import Table
 from scipy.stats import kendalltau
 
 from damoyolo.assemble.devices import open_device
+from damoyolo.assemble.models import read_any_spec
 from damoyolo.assemble.profiling import measure_detectors, profile_device, random_genomes
 from damoyolo.config import ProfileConfig
 from damoyolo.search.cost import CostModel
 from damoyolo.search.mutate import Mutator
 from damoyolo.search.profile import Profile
 from damoyolo.search.space import SPACES
-from damoyolo.zoo import read_spec
 
 PROFILE_SEED = ProfileConfig().seed
 
 
 def compare(profile, device, structures, seed):
     """Rows of FLOPs, predicted and measured milliseconds, and the drift of the machine since the profile."""
-    space, like = SPACES[profile.space], read_spec(profile.like)
+    space, like = SPACES[profile.space], read_any_spec(profile.like)
     price = CostModel(
         space.frame,
         profile.image_size,
@@ -78,7 +78,7 @@ def main():
         names = ("device", "space", "image_size", "threads", "seconds")
         profile, path = profile_device(ProfileConfig(**{name: getattr(args, name) for name in names}))
         print(f"profile: {path}")
-    device = open_device(profile.device, profile.threads)
+    device = open_device(profile.device, profile.threads, "bf16" if profile.precision == "bf16" else None)
     rows, drift = compare(profile, device, args.structures, args.seed)
     rows.sort(key=lambda row: row[2])
     flops, predicted, measured = np.array(rows).T

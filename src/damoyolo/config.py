@@ -207,7 +207,7 @@ class SearchConfig(Config):
     device: DeviceName | None = None
     """Search for this device: profile it, unless that was done before, and measure the best found."""
     threads: PositiveInt | None = None
-    """Of that device, if it is a CPU; default the engine's own choice."""
+    """Of that device, if it is a CPU; default as many as cores."""
     precision: Literal["bf16"] | None = None
     """Of that device: bfloat16 in OpenVINO; default float32, and float16 for TensorRT."""
     measured: PositiveInt = 5
@@ -263,13 +263,13 @@ class ProfileConfig(Config):
     search_neck: bool = False
     """Measure necks of other widths and depths, too, for a search with --search-neck."""
     threads: PositiveInt | None = None
-    """Of a CPU; default the engine's own choice."""
+    """Of a CPU; default as many as cores."""
     precision: Literal["bf16"] | None = None
     """bfloat16, which OpenVINO has where the CPU has it; default float32, and float16 for TensorRT."""
     seconds: PositiveFloat = 60.0
     """How long to refine the table of operators, after a coarse one."""
     detectors: Annotated[int, Field(ge=3)] = 8
-    """Random whole detectors to measure, which set the sum of operators right."""
+    """Random whole detectors to measure, which set the sum of operators right; at least one of each neck."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Of what is drawn."""
     output: Path | None = None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from itertools import islice
 from pathlib import Path
 
@@ -114,5 +115,7 @@ def test_here_is_the_quickest_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("damoyolo.assemble.devices.obstacle", lambda: "there is no NVIDIA GPU")
     assert open_device("here").name == "openvino-cpu"
-    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert open_device("here").name == "onnxruntime-cpu"
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert open_device("here").name == "torch-cpu"

@@ -125,6 +125,7 @@ def test_a_table_that_lacks_the_space_s_operators_is_told(tmp_path: Path) -> Non
         ({"max_layers": 19, "min_widths": (256, 64, 64)}, "no multiples of 8"),
         ({"max_layers": 19, "like": "X"}, "no model size"),
         ({"max_layers": 19, "search_neck": True, "score": "deepmad"}, "search_neck: goes with budgets"),
+        ({"max_layers": 19, "search_neck": True, "reference": True}, "reference: the original knows neither"),
         ({"max_layers": 19, "threads": 2}, "--threads and --precision are a device's"),
         ({"max_layers": 19, "device": "torch-cpu", "counting": "backbone"}, "measures whole detectors"),
     ],
@@ -270,6 +271,14 @@ def test_what_is_slower_than_predicted_is_searched_again_with_a_tighter_budget(
     result = searched(tmp_path / "b", max_latency_ms=2.5, **DEVICE)
     assert result.found[0].measured_ms <= 2.5
     assert result.found[0].costs.latency_ms < 2.5 / 1.2
+
+
+def test_a_budget_that_is_not_kept_is_told(device: FakeDevice, tmp_path: Path) -> None:
+    searched(tmp_path / "a", max_latency_ms=2.5, **DEVICE)
+    device.fixed_ms = 30.0
+    result = searched(tmp_path / "b", max_latency_ms=2.5, **DEVICE)
+    assert not searching.keeps_budget(result)
+    assert json.loads((tmp_path / "b" / "search.json").read_text())["keeps_budget"] is False
 
 
 def test_a_front_of_latencies_is_measured_in_its_order(device: FakeDevice, tmp_path: Path) -> None:

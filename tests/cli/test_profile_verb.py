@@ -25,7 +25,9 @@ def test_a_profile_is_written_and_the_way_on_is_told(
     output = tmp_path / "p.json"
     assert main(["profile", "--space", "mob", *QUICK, "--output", str(output)]) == 0
     shown = capsys.readouterr()
-    assert f"damoyolo search --space mob --image-size 96 --latency-table {output}" in shown.out
+    assert (
+        f"damoyolo search --space mob --image-size 96 --num-classes 3 --latency-table {output}" in shown.out
+    )
     assert "measuring 3 whole detectors" in shown.err
     assert len(Profile.read(output).rows) > 100
 

@@ -68,7 +68,10 @@ def test_a_file_cut_off_in_the_middle_ends_there(tmp_path: Path) -> None:
 
 def test_a_file_of_which_nothing_can_be_read_is_a_failed_run() -> None:
     capture = FakeCapture([None] * 4, frames=4)
-    for source, why in (("a.mp4", "it is broken"), ("http://host/a.mp4", "may know no byte ranges; download")):
+    for source, why in (
+        ("a.mp4", "it is broken"),
+        ("http://host/a.mp4", "may know no byte ranges; download"),
+    ):
         reader = VideoReader(source, tell=[].append, open_capture=lambda _: capture)
         with pytest.raises(RunError, match=f"none of 4 promised frames could be read; .*{why}"):
             list(reader.frames())

@@ -85,6 +85,8 @@ def test_random_structures_of_every_space_cost_what_is_built(name: str, count: i
 class MsPerChannel:
     """A device on which an operator takes as many milliseconds as it yields channels."""
 
+    fixed_ms = 0.0
+
     def __init__(self) -> None:
         self.asked: list[Op] = []
 

@@ -151,6 +151,8 @@ def test_starts_that_cost_too_much_are_no_members() -> None:
 class SmallMapsOnly:
     """A device that knows nothing of operators with many channels."""
 
+    fixed_ms = 0.0
+
     def ms(self, op: Op) -> float:
         return float("inf") if op.cout > 200 else 0.01
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ def profile(**changes: Any) -> Profile:
         "date": "2026-11-22",
         "space": "k1kx",
         "like": "T",
+        "neck": read_spec("T").neck,
+        "head": read_spec("T").head,
         "image_size": 96,
         "num_classes": 3,
         "activation": "relu",
@@ -143,6 +146,29 @@ def test_a_profile_is_read_as_it_was_written_and_tells_latencies(tmp_path: Path)
     table = read.table()
     assert (table.ms(Op(8, 16, 3, 1, 20)), table.fixed_ms) == (0.5, 0.5)
     assert "whole detectors by 10% at most" in read.trust()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("scale", "NaN", "scale: "),
+        ("scale", "-1", "scale: .* greater than 0"),
+        ("fixed_ms", "-100", "fixed_ms: "),
+        ("detectors", "[[1, 0]]", "detectors.0.1: "),
+        ("rows", "[]", "rows: "),
+        ("rows", '[["conv",1,8,20,16,3,1,false,-0.25]]', "rows: .* is no measured operator; measure again"),
+        ("rows", '[["grouped",1,8,20,16,3,1,false,0.25]]', "rows: .* is no measured operator"),
+        ("rows", '[["conv",0,8,20,16,3,1,false,0.25]]', "rows: .* is no measured operator"),
+    ],
+)
+def test_a_profile_with_a_senseless_number_is_told(
+    field: str, value: str, message: str, tmp_path: Path
+) -> None:
+    facts = json.loads(profile().model_dump_json())
+    facts[field] = "HERE"
+    (tmp_path / "p.json").write_text(json.dumps(facts).replace('"HERE"', value))
+    with pytest.raises(UserError, match=message):
+        Profile.read(tmp_path / "p.json")
 
 
 @pytest.mark.parametrize(

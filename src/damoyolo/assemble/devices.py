@@ -5,6 +5,7 @@ A device is an engine on a processor: an exported file in an engine, or the dete
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,11 +17,10 @@ from torch import Tensor, nn
 
 from damoyolo.config import DeviceName
 from damoyolo.errors import UserError
-from damoyolo.export.bench import time_block
+from damoyolo.export.bench import time_block, usable_cores
 from damoyolo.export.card import ExportCard, Precision
 from damoyolo.export.extras import need
 from damoyolo.export.node_times import time_nodes
-from damoyolo.export.onnx import to_onnx
 from damoyolo.export.sessions import Engine, OnnxSession, OpenVinoSession, Session
 from damoyolo.export.tensorrt import save_engine
 from damoyolo.export.tensorrt_session import TensorRtSession, obstacle
@@ -64,7 +64,7 @@ def open_device(name: DeviceName, threads: int | None = None, precision: Precisi
 
     Args:
         name: see `config.DeviceName`.
-        threads: on a CPU; default the engine's own choice.
+        threads: on a CPU; default as many as cores that this process may use.
         precision: `bf16` for OpenVINO; default float32, and float16 for TensorRT.
 
     Raises:
@@ -75,6 +75,8 @@ def open_device(name: DeviceName, threads: int | None = None, precision: Precisi
     usual: Precision = "fp16" if name == "tensorrt" else "fp32"
     if precision not in (None, usual) and not (name == "openvino-cpu" and precision == "bf16"):
         raise UserError(f"precision '{precision}': {name} is measured in {usual}; leave --precision out")
+    on_gpu = name in ("torch-cuda", "tensorrt")
+    threads = None if on_gpu else threads or usable_cores()
     if name in ("torch-cpu", "torch-cuda"):
         return TorchDevice(name, threads)
     return EngineDevice(name, threads, precision or usual)
@@ -85,11 +87,12 @@ def _quickest() -> DeviceName:
         return "tensorrt"
     if torch.cuda.is_available():
         return "torch-cuda"
-    try:
-        need("openvino", "openvino")
-    except UserError:
-        return "torch-cpu"
-    return "openvino-cpu"
+    for name in ("openvino-cpu", "onnxruntime-cpu"):
+        with contextlib.suppress(UserError):
+            need("onnx", "export")
+            need(ENGINES[name], "export")
+            return name
+    return "torch-cpu"
 
 
 class EngineDevice:
@@ -111,6 +114,8 @@ class EngineDevice:
 
     def opened(self, detector: Detector) -> TimeBlock:
         """See `Device`."""
+        from damoyolo.export.onnx import to_onnx  # an extra
+
         card = ExportCard(
             spec=detector.card.spec,
             class_names=detector.card.class_names,

@@ -15,7 +15,7 @@ from damoyolo.search.evolve import Axis, Member, Problem, begin, evolve
 from damoyolo.spec import ModelSpec
 
 CORRECTIONS = 2
-"""Times that the search goes on with a tighter budget because all that was found is too slow."""
+"""Times that is searched again with a tighter budget because all that was found is too slow."""
 SHARE = 4
 """A correction tries so many times fewer candidates than the search."""
 
@@ -61,8 +61,8 @@ def best_measured(
 ) -> list[Found]:
     """All with what they take on the device; of those for one budget the best that keeps it comes first.
 
-    If none keeps it the search goes on from them for a while, with a budget as much tighter as they were
-    slower than predicted. If again none does, the fastest comes first.
+    If none keeps it a shorter search follows, with a budget as much tighter as they were slower than
+    predicted. If again none does, the fastest comes first.
     """
     measured = _measured(found, device, config, say)
     most = config.max_latency_ms
@@ -73,17 +73,17 @@ def best_measured(
         if min(times) <= most:
             break
         slower = median(ms / each.costs.latency_ms for ms, each in zip(times, measured, strict=True))
-        say(f"none keeps {most:g} ms, they take {slower:.2f} times what was predicted; searching on")
-        tighter: dict[Axis, float] = {**problem.budgets, "latency_ms": problem.budgets["latency_ms"] / slower}
+        say(f"none keeps {most:g} ms, they take {slower:.2f} times what was predicted; searching again")
+        tighter: dict[Axis, float] = {**problem.budgets, "latency_ms": most / slower}
         problem = replace(problem, budgets=tighter)
         if not problem.first_members():
             break
-        members = _searched_on(problem, config)
+        members = _searched_again(problem, config)
         measured = _measured([found_of(each, problem, like) for each in members], device, config, say)
     return sorted(measured, key=lambda each: (max(each.measured_ms or 0.0, most), -each.score))
 
 
-def _searched_on(problem: Problem, config: SearchConfig) -> list[Member]:
+def _searched_again(problem: Problem, config: SearchConfig) -> list[Member]:
     state = begin(problem, config.seed)
     for _ in evolve(problem, state, -(-config.candidates // SHARE)):
         pass

@@ -69,12 +69,13 @@ def profile_device(
     time_ops = partial(device.time_ops, activation=activation)
     rows, errors = measure_table(time_ops, usual, config.seconds, config.seed, say)
 
-    say(f"measuring {config.detectors} whole detectors")
+    count = max(config.detectors, len(necks))
+    say(f"measuring {count} whole detectors")
     table = MonotoneTable(rows)
     drawn = [
         random_genomes(price(neck, table), mutator, like, config.seed + n) for n, neck in enumerate(necks)
     ]
-    chosen = [(necks[n % len(necks)], next(drawn[n % len(necks)])) for n in range(config.detectors)]
+    chosen = [(necks[n % len(necks)], next(drawn[n % len(necks)])) for n in range(count)]
     specs = [
         like.model_copy(update={"structure": space.frame.structure(genome), "neck": neck})
         for neck, genome in chosen
@@ -92,6 +93,8 @@ def profile_device(
         date=datetime.date.today().isoformat(),
         space=config.space,
         like=like.name,
+        neck=like.neck,
+        head=like.head,
         necks=len(necks),
         image_size=image_size,
         num_classes=config.num_classes,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from typing import Any
 
+from damoyolo.assemble.devices import Device
 from damoyolo.assemble.models import read_any_spec
 from damoyolo.config import SearchConfig
 from damoyolo.errors import UserError
@@ -49,6 +51,8 @@ def check(config: SearchConfig) -> None:
         raise UserError(f"budget: nothing limits the search; give one of {options}, or --front")
     if config.sizes is not None and config.front is None:
         raise UserError("sizes: several are chosen from a front; give --front latency, gflops or params")
+    if config.reference and (config.device or config.search_neck):
+        raise UserError("reference: the original knows neither devices nor necks; leave one of the two out")
     if config.search_neck and (config.front or config.score != "madnas" or config.counting != "detector"):
         raise UserError("search_neck: goes with budgets of the whole detector and --score madnas, no --front")
     if config.space == "mob" and (config.reference or config.counting == "searched"):
@@ -58,14 +62,21 @@ def check(config: SearchConfig) -> None:
         )
 
 
-def latency_of(config: SearchConfig) -> LatencyModel | None:
+def latency_of(config: SearchConfig, device: Device | None = None) -> LatencyModel | None:
     """The latencies that are asked for, if any; `UserError` for a profile of something else."""
     if config.latency_table is None:
         return None
     if config.latency_table.suffix == ".json":
         profile, like = Profile.read(config.latency_table), _like(config)
-        image_size = config.image_size or like.image_size
-        for name, wanted in (("space", config.space), ("like", like.name), ("image_size", image_size)):
+        asked = {
+            "space": config.space,
+            "image_size": config.image_size or like.image_size,
+            "num_classes": config.num_classes,
+            "neck": like.neck,
+            "head": like.head,
+            **_facts(device),
+        }
+        for name, wanted in asked.items():
             if getattr(profile, name) != wanted:
                 raise UserError(
                     f"latency_table: {config.latency_table} was measured for {name} "
@@ -79,6 +90,13 @@ def latency_of(config: SearchConfig) -> LatencyModel | None:
         return profile.table()
     rows = read_table(config.latency_table)
     return (OriginalTable if config.reference else MonotoneTable)(rows, config.latency_batch)
+
+
+def _facts(device: Device | None) -> dict[str, Any]:
+    if device is None:
+        return {}
+    names = {"device": "name", "runtime": "runtime", "precision": "precision", "threads": "threads"}
+    return {name: getattr(device, attribute) for name, attribute in names.items()}
 
 
 def problem_of(
@@ -123,10 +141,8 @@ def problem_of(
     return problem, spec.model_copy(update={"image_size": image_size, "published": None})
 
 
-def best_neck(
-    config: SearchConfig, latency: LatencyModel | None, say: Callable[[str], None]
-) -> NeckSpec | None:
-    """The neck with which a short search finds the highest score; None if all are too expensive."""
+def best_neck(config: SearchConfig, latency: LatencyModel | None, say: Callable[[str], None]) -> NeckSpec:
+    """The neck with which a short search finds the highest score; the smallest if all are too expensive."""
     scores: dict[NeckSpec, float] = {}
     necks = necks_like(_like(config).neck)
     for neck in necks:
@@ -137,7 +153,7 @@ def best_neck(
                 pass
             scores[neck] = state.members()[0].score
     if not scores:
-        return None
+        return min(necks, key=lambda neck: (neck.depth, neck.out))
     best = max(scores, key=scores.__getitem__)
     say(f"of {len(necks)} necks one of depth {best.depth} with {best.out} channels: {scores[best]:.2f}")
     return best

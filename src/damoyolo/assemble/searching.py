@@ -42,9 +42,11 @@ class SearchResult:
     """What a search ended with.
 
     `found` is by rising cost; `rate` is candidates per second, and `counts` says what became of them;
-    `remark` says how far the latencies can be trusted; `stopped` tells that it was interrupted.
+    `remark` says how far the latencies can be trusted; `stopped` tells that it was interrupted. `config` is
+    what was searched for in the end, with what a resumed search began with.
     """
 
+    config: SearchConfig
     found: tuple[Found, ...]
     front: tuple[Member, ...]
     tried: int
@@ -87,7 +89,7 @@ def _search(config: SearchConfig, resume: bool, say: Callable[[str], None]) -> S
     device = open_device(config.device, config.threads, config.precision) if config.device else None
     if device and config.latency_table is None:
         config = config.model_copy(update={"latency_table": profiled(config, device, say)})
-    latency = latency_of(config)
+    latency = latency_of(config, device)
     neck = best_neck(config, latency, say) if config.search_neck else None
     problem, spec = problem_of(config, latency, neck)
     check_reachable(config, problem)
@@ -98,14 +100,18 @@ def _search(config: SearchConfig, resume: bool, say: Callable[[str], None]) -> S
         state = begin(problem, config.seed, config.workers)
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         write_atomically(config.output / CONFIG_FILE, text.encode())
+        save_state(state, settings, state_file)
     before, start = state.tried, time.perf_counter()
     stopped = _run(config, problem, state, settings, say)
     rate = (state.tried - before) / (time.perf_counter() - start)
     members, front = _chosen(config, problem, state)
     found = [found_of(member, problem, spec) for member in members]
     remark = _trust(config, problem.price, members)
-    if device:
-        found = best_measured(found, problem, spec, device, config, say)
+    if device and not stopped:
+        try:
+            found = best_measured(found, problem, spec, device, config, say)
+        except KeyboardInterrupt:  # what was found is worth keeping unmeasured
+            stopped = True
     return _write(config, problem, found, front, state, rate, remark, stopped)
 
 
@@ -190,7 +196,8 @@ def _write(
         spec = each.spec.model_copy(update={"name": f"{config.space}-{name}"})
         named.append(replace(each, spec=spec, file=config.output / f"{name}.yaml"))
         write_atomically(named[-1].file, spec.to_yaml().encode())
-    result = SearchResult(tuple(named), tuple(front), state.tried, rate, dict(state.counts), remark, stopped)
+    counts = dict(state.counts)
+    result = SearchResult(config, tuple(named), tuple(front), state.tried, rate, counts, remark, stopped)
     write_atomically(config.output / RESULT_FILE, json.dumps(summary(result), indent=1).encode())
     if problem.front:
         points = [{"score": member.score, **member.costs._asdict()} for member in front]
@@ -214,12 +221,18 @@ def _trust(config: SearchConfig, price: CostModel, chosen: Sequence[Member]) -> 
             f"the latency table errs by more than {np.median(errors):.0%} at half of its operators and by "
             f"more than {np.quantile(errors, 0.95):.0%} at one in twenty, when it is not shown them"
         )
-    ops = [op for member in chosen for op in price.ops(member.genome)]
+    ops = [op for member in chosen for op in price.ops(member.genome) if op.kind != "pool"]
     if outside := sum(map(table.is_bound, ops)):
         said.append(
             f"{outside} of {len(ops)} operators found lie outside it and count as the next larger one"
         )
     return "; ".join(said)
+
+
+def keeps_budget(result: SearchResult) -> bool:
+    """Whether the pick takes no longer than it may, where that was measured and is asked."""
+    most, measured = result.config.max_latency_ms, result.found[0].measured_ms
+    return result.config.front is not None or most is None or measured is None or measured <= most
 
 
 def summary(result: SearchResult) -> dict[str, Any]:
@@ -238,6 +251,7 @@ def summary(result: SearchResult) -> dict[str, Any]:
         "tried": result.tried,
         "candidates_per_second": round(result.rate),
         "fates": result.counts,
+        "keeps_budget": keeps_budget(result),
         "remark": result.remark,
         "stopped": result.stopped,
     }

@@ -46,8 +46,16 @@ def profile(
     )
     print(
         f"search with: damoyolo search --space {measured.space} --image-size {measured.image_size} "
-        f"--latency-table {path} --max-latency-ms MS"
+        f"--num-classes {measured.num_classes}{_like(settings)} --latency-table {path} --max-latency-ms MS"
     )
+
+
+def _like(settings: ProfileConfig | None) -> str:
+    """The options that a search must repeat."""
+    if settings is None:
+        return ""
+    like = f" --like {settings.like}" if settings.like else ""
+    return like + (" --search-neck" if settings.search_neck else "")
 
 
 def _facts(measured: Profile, path: Path) -> dict[str, Any]:

@@ -39,26 +39,33 @@ def search(
     """
     import rich
 
-    from damoyolo.assemble.searching import search_backbone, summary
+    from damoyolo.assemble.searching import keeps_budget, search_backbone, summary
 
     config = settings or SearchConfig()
     result = search_backbone(config, resume, say=partial(print, file=sys.stderr))
     if as_json:
         print(json.dumps(summary(result), indent=1))
     else:
-        rich.print(_table(result, config))
+        rich.print(_table(result))
         if result.remark:
             print(result.remark)
         print(f"train it with: damoyolo train DATA --model {result.found[0].file}")
     if result.stopped:
         print(f"stopped; go on with: damoyolo search --output {config.output} --resume", file=sys.stderr)
         return 130
+    if not keeps_budget(result):
+        print(
+            f"none that was measured keeps {result.config.max_latency_ms:g} ms; the fastest is in found.yaml",
+            file=sys.stderr,
+        )
+        return 1
     return 0
 
 
-def _table(result: SearchResult, config: SearchConfig) -> Table:
+def _table(result: SearchResult) -> Table:
     from rich.table import Table
 
+    config = result.config
     counted = "searched" if config.reference else config.counting
     fates = ", ".join(f"{name} {count:,}" for name, count in sorted(result.counts.items()))
     table = Table(

@@ -312,8 +312,12 @@ def batch_sizes(card: ExportCard, largest: int) -> tuple[int, ...]:
 
 def describe_machine() -> str:
     """Processor, cores this process may use, system."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{_processor()}, {cores} cores, {platform.system()} {platform.machine()}"
+    return f"{_processor()}, {usable_cores()} cores, {platform.system()} {platform.machine()}"
+
+
+def usable_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:

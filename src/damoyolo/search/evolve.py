@@ -16,10 +16,12 @@ from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
+from damoyolo.errors import RunError
 from damoyolo.search.cost import CostModel, Costs
 from damoyolo.search.entropy import Score
 from damoyolo.search.mutate import Mutate
@@ -272,6 +274,8 @@ def local_workers(problem: Problem, count: int) -> Iterator[Advance]:
     pool = ProcessPoolExecutor(count, context, initializer=_begin_worker, initargs=(problem,))
     try:
         yield lambda islands, shares: list(pool.map(_advanced_in_worker, islands, shares))
+    except BrokenProcessPool as error:
+        raise RunError("workers: one was killed, maybe for memory; go on with --resume") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

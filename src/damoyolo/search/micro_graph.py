@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 
 from damoyolo.search.ops import Op
 
@@ -23,6 +21,9 @@ _NAME = re.compile(r"\bop(\d+)_")
 
 def micro_graph(ops: Sequence[Op], activation: Activation) -> bytes:
     """Serialised ONNX in which everything about the n-th operator has a name that begins with `op<n>_`."""
+    import onnx  # an extra, which a search by a table does without
+    from onnx import helper, numpy_helper
+
     nodes: list[Any] = []
     inputs, outputs, weights = [], [], []
     for number, op in enumerate(ops):
@@ -93,6 +94,8 @@ def time_of_ops(times: Mapping[str, Sequence[float]], count: int) -> list[float]
 
 
 def _activated(name: str, value: str, activation: Activation) -> list[Any]:
+    from onnx import helper
+
     if activation == "relu":
         return [helper.make_node("Relu", [value], [f"{name}out"], f"{name}out")]
     return [
@@ -102,4 +105,6 @@ def _activated(name: str, value: str, activation: Activation) -> list[Any]:
 
 
 def _tensor(name: str, channels: int, side: int) -> Any:
+    from onnx import TensorProto, helper
+
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, channels, side, side])

@@ -13,9 +13,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, product
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Float64
+from pydantic import Field, PositiveInt, field_validator
 
 from damoyolo.config import DeviceName
 from damoyolo.files import write_atomically
@@ -24,7 +26,7 @@ from damoyolo.search.latency import MonotoneTable, Row
 from damoyolo.search.micro_graph import Activation
 from damoyolo.search.mutate import Mutator
 from damoyolo.search.ops import Op
-from damoyolo.spec import Frozen, parse, read_yaml
+from damoyolo.spec import Frozen, HeadSpec, NeckSpec, parse, read_yaml
 
 Floats = Float64[np.ndarray, " n"]
 Measure = Callable[[Sequence[Op]], list[float]]
@@ -40,6 +42,10 @@ SURPRISE = 1.3
 """An operator so many times slower than expected is measured again: maybe it was disturbed."""
 
 
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class Profile(Frozen):
     """A latency table and where it comes from.
 
@@ -52,20 +58,31 @@ class Profile(Frozen):
     runtime: str
     precision: str
     machine: str
-    threads: int | None
+    threads: PositiveInt | None
     date: str
     space: str
     like: str
-    necks: int = 1
-    image_size: int
-    num_classes: int
+    neck: NeckSpec
+    head: HeadSpec
+    necks: PositiveInt = 1
+    image_size: PositiveInt
+    num_classes: PositiveInt
     activation: Activation
-    median_error: float
-    p95_error: float
-    scale: float = 1.0
-    fixed_ms: float = 0.0
-    detectors: tuple[tuple[float, float], ...] = ()
-    rows: tuple[Row, ...]
+    median_error: NotNegative
+    p95_error: NotNegative
+    scale: Positive = 1.0
+    fixed_ms: NotNegative = 0.0
+    detectors: tuple[tuple[Positive, Positive], ...] = ()
+    rows: tuple[Row, ...] = Field(min_length=1)
+
+    @field_validator("rows")
+    @classmethod
+    def _are_measurements(cls, rows: tuple[Row, ...]) -> tuple[Row, ...]:
+        for row in rows:
+            sizes = (row.batch, row.cin, row.cout, row.side, row.kernel, row.stride)
+            if row.kind not in ("conv", "depthwise") or min(sizes) < 1 or not 0 < row.ms < float("inf"):
+                raise ValueError(f"{list(row)} is no measured operator; measure again")
+        return rows
 
     @classmethod
     def read(cls, path: str | Path) -> Profile:

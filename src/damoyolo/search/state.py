@@ -12,7 +12,6 @@ from typing import Any
 
 from damoyolo.errors import UserError
 from damoyolo.files import write_atomically
-from damoyolo.search.cost import Costs
 from damoyolo.search.evolve import Island, Member, Problem, State
 from damoyolo.search.space import Genes
 
@@ -37,11 +36,13 @@ def load_state(path: Path, settings: dict[str, Any], problem: Problem) -> State:
         if content["version"] != VERSION:
             raise ValueError(f"version {content['version']}")
         before = content["settings"]
+        if not isinstance(before, dict) or not content["islands"] or not int(content["tried"]) >= 0:
+            raise ValueError("settings, islands or tried")
         islands = [_unpacked(each, problem) for each in content["islands"]]
         state = State(islands, int(content["tried"]))
     except OSError as error:
         raise UserError(f"resume: {path} cannot be read ({error.strerror}); check the folder") from error
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise UserError(
             f"resume: {path} is no state of a search ({error!r}); delete it and begin anew"
         ) from error
@@ -68,12 +69,15 @@ def _unpacked(content: dict[str, Any], problem: Problem) -> Island:
     rng = random.Random()
     version, numbers, normal = content["rng"]
     rng.setstate((version, tuple(numbers), normal))
-    members = [
-        Member(float(score), tuple(Genes(*genes) for genes in genome), Costs(*costs))
-        for score, genome, costs in content["members"]
-    ]
-    if not members:
-        raise ValueError("no members")
+    genomes = [tuple(Genes(*genes) for genes in genome) for _, genome, _ in content["members"]]
+    members = [Member(problem.score(genome), genome, problem.price(genome)) for genome in genomes]
+    if not members or any(problem.refusal(member.costs) for member in members):
+        raise ValueError("no members, or some beyond the budgets")
     seen = array("q")
     seen.frombytes(base64.b64decode(content["seen"], validate=True))
-    return Island(rng, problem.population(members), set(seen), Counter(content["counts"]))
+    return Island(
+        rng,
+        problem.population(members),
+        set(seen),
+        Counter({str(k): int(v) for k, v in content["counts"].items()}),
+    )
