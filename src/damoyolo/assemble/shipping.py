@@ -10,21 +10,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
+from damoyolo.assemble.model_outputs import computed, detected, floats, reference_of
 from damoyolo.assemble.quantization import Int8, quantized
-from damoyolo.boxes.select import TOP_K, select
 from damoyolo.data.formats import read_dataset
-from damoyolo.data.resize import Resize, size_of, to_original
-from damoyolo.detections import Detections
 from damoyolo.errors import RunError, UserError
 from damoyolo.evaluation import coco
 from damoyolo.export.bench import describe_machine, time_calls
 from damoyolo.export.card import ColourOrder, ExportCard, Head, Precision
-from damoyolo.export.comparison import TOLERANCES, Comparison, Raw, Results, compare, joined
+from damoyolo.export.comparison import TOLERANCES, Comparison, Results, compare, joined
 from damoyolo.export.formats import (
     Format,
     Target,
@@ -55,7 +51,7 @@ from damoyolo.export.proof import (
 from damoyolo.export.rewrite import Network
 from damoyolo.export.runtime import Runtime, check_images, open_runtime
 from damoyolo.files import write_atomically
-from damoyolo.nn.detector import Detector, fuse
+from damoyolo.nn.detector import Detector
 from damoyolo.spec import given_image_size
 
 
@@ -161,8 +157,8 @@ def _written(
 ) -> Proof:
     """Write the file to `part`, and prove it; first of all comes what would make that be in vain."""
     trials = trials_of(target.card, images)
-    reference = _reference(model)
-    expected = [_computed(reference, trial) for trial in trials]
+    reference = reference_of(model)
+    expected = [computed(reference, trial) for trial in trials]
     _check_provable(target.card, expected)
     quantization = None
     if int8:
@@ -244,8 +240,8 @@ def verify(
         return _as_proved(file, runtime)
     _check_origin(file, card, model)
     ap = _aps(model, runtime, data, split) if data is not None else {}
-    reference, trials = _reference(model), trials_of(card)
-    expected = joined([_computed(reference, trial) for trial in trials])
+    reference, trials = reference_of(model), trials_of(card)
+    expected = joined([computed(reference, trial) for trial in trials])
     comparison = compare(expected, joined([results_of(runtime, trial) for trial in trials]))
     _check_compared(file, comparison)
     if card.precision == "int8":
@@ -321,9 +317,9 @@ def _as_proved(file: Path, runtime: Runtime) -> Verification:
 
 def _aps(model: Detector, runtime: Runtime, data: str | Path, split: str) -> dict[str, float]:
     """Of a model, detecting as the file is to, and of the file."""
-    card, reference = runtime.card, _reference(model)
+    card, reference = runtime.card, reference_of(model)
     dataset = read_dataset(Path(data), split, class_names=card.class_names)
-    mine = coco.evaluate(lambda images: [_detected(reference, image, card) for image in images], dataset)
+    mine = coco.evaluate(lambda images: [detected(reference, image, card) for image in images], dataset)
     return {"model": mine.ap, "file": evaluate_runtime(runtime, data, split).ap}
 
 
@@ -343,58 +339,12 @@ def sha256_of_weights(model: Detector) -> str:
     return digest.hexdigest()
 
 
-@torch.inference_mode()
-def _detected(reference: Detector, picture: Image, card: ExportCard) -> Detections:
-    """As `prediction.detect`, from no more candidates than a file with the head `topk` has."""
-    resize = Resize(card.resize, card.image_size)
-    predictions = reference(torch.from_numpy(_floats([resize.image(picture)])))
-    top_k = card.max_detections if card.head == "topk" else TOP_K
-    (found,) = select(predictions, card.score_threshold, card.nms_iou, card.max_detections, top_k)
-    boxes, scores, labels = (each.numpy() for each in (found.boxes, found.scores, found.labels))
-    return to_original(boxes, scores, labels, resize, size_of(picture), card.class_names)
-
-
-@torch.inference_mode()
-def _given(reference: Detector, picture: Image, card: ExportCard) -> Raw | Detections:
-    """All that a file with that card is to give for an image, in pixels of its input."""
-    picture = Resize(card.resize, card.image_size).image(picture)
-    predictions = reference(torch.from_numpy(_floats([picture])))
-    if not (predictions.scores.isfinite().all() and predictions.boxes.isfinite().all()):
-        raise UserError("the model gives numbers that are not finite; its weights are broken, train it again")
-    if card.head == "raw":
-        return predictions.scores[0].numpy(), predictions.boxes[0].numpy()
-    most = card.max_detections
-    if card.head == "topk":  # whatever their scores and overlaps are
-        (found,) = select(predictions, 0.0, 2.0, most, most)
-    else:
-        (found,) = select(predictions, card.score_threshold, card.nms_iou, most)
-    boxes, scores, labels = (each.numpy() for each in (found.boxes, found.scores, found.labels))
-    return Detections(boxes, scores, labels, card.class_names)
-
-
-def _computed(reference: Detector, trial: Trial) -> Results:
-    """What a file is to give in a trial."""
-    detections = [_detected(reference, image, trial.card) for image in trial.images]
-    outputs: Any = [_given(reference, image, trial.card) for image in trial.images]
-    return Results(detections, outputs).filling(trial.count)
-
-
-def _reference(model: Detector) -> Detector:
-    """As PyTorch runs it fastest on a CPU."""
-    return fuse(model).to("cpu", memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
-
-
-def _floats(pictures: Sequence[Image]) -> np.ndarray:
-    """As a network takes them."""
-    return np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2), dtype=np.float32)
-
-
 def _latency(reference: Detector, runtime: Runtime, picture: Image) -> dict[str, dict[str, float]]:
     """Of the networks alone, one batch."""
     images = [picture] * runtime.card.batch
-    floats, given = torch.from_numpy(_floats(images)), runtime.batch(images)
+    tensors, given = torch.from_numpy(floats(images)), runtime.batch(images)
     with torch.inference_mode():
-        torch_ms = time_calls(lambda: reference(floats))
+        torch_ms = time_calls(lambda: reference(tensors))
     file_ms = time_calls(lambda: runtime.session.run(given))
     return {
         name: {"p50": each.p50, "p95": each.p95} for name, each in (("torch", torch_ms), ("file", file_ms))
@@ -413,7 +363,7 @@ def _divergence(model: Detector, file: Path, runtime: Runtime, trials: Sequence[
         opened, images = Runtime(runtime.session, trial.card, trial.batch), trial.filled()
         for start in range(0, len(images), trial.batch):
             batch = [opened.resize.image(image) for image in images[start : start + trial.batch]]
-            place = first_divergence(network, file, _floats(batch), opened.batch(batch), card.precision)
+            place = first_divergence(network, file, floats(batch), opened.batch(batch), card.precision)
             if place != LAST:
                 return place
     return LAST
