@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from damoyolo.assemble.inference import load
+from damoyolo.assemble.model_outputs import reference_of
 from damoyolo.export.bench import Subject
 from damoyolo.export.card import ExportCard
 from damoyolo.export.runtime import Runtime
-from damoyolo.nn.detector import Detector, fuse
+from damoyolo.nn.detector import Detector
 
 
 def weights_subject(path: Path, *, threads: int | None = None) -> Subject:
@@ -34,7 +35,7 @@ class TorchSession:
             score_threshold=card.spec.score_threshold,
             nms_iou=card.spec.nms_iou,
         )
-        self._detector = fuse(detector).to("cpu", memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._detector = reference_of(detector)
 
     @torch.inference_mode()
     def run(self, images: np.ndarray) -> list[np.ndarray]:
