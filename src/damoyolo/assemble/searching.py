@@ -42,8 +42,9 @@ class SearchResult:
     """What a search ended with.
 
     `found` is by rising cost of a front, else with the pick first; `rate` is candidates per second, and
-    `counts` says what became of them; `remark` says how far the latencies can be trusted; `stopped` tells that
-    it was interrupted. `config` is what was searched for in the end, with what a resumed search began with.
+    `counts` says what became of them; `remark` says how far the latencies can be trusted; `stopped` tells
+    that it was interrupted. `config` is what was searched for in the end, with what a resumed search began
+    with.
     """
 
     config: SearchConfig
