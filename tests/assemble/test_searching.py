@@ -149,6 +149,15 @@ def test_a_front_gives_a_family_a_table_and_a_picture(tmp_path: Path) -> None:
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_family_has_as_many_sizes_as_the_front_can_give(tmp_path: Path) -> None:
+    result = searched(tmp_path / "a", image_size=96, front="gflops", sizes=9, max_layers=19)
+    assert len(result.found) == 9
+    assert result.remark == ""
+    result = searched(tmp_path / "b", image_size=96, front="gflops", sizes=500, max_layers=19)
+    assert len(result.found) == len(result.front) < 500
+    assert result.remark.startswith(f"the front has {len(result.front)} of the 500 sizes")
+
+
 def test_an_interrupted_search_keeps_what_it_has_and_goes_on_to_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

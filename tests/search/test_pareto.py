@@ -46,6 +46,16 @@ def test_a_short_front_is_taken_whole() -> None:
     assert knees(front, "flops", 3) == front
 
 
+def test_where_a_range_of_cost_is_empty_the_family_is_filled_up_from_the_gaps() -> None:
+    front = [member(float(n), flops) for n, flops in enumerate((100, 101, 102, 103, 9000, 10000))]
+    for count in range(1, 7):
+        chosen = knees(front, "flops", count)
+        assert len(set(chosen)) == count
+        assert chosen == [each for each in front if each in chosen]
+    costs = [each.costs.flops for each in knees(front, "flops", 3)]
+    assert min(costs) <= 103 < 9000 <= max(costs)
+
+
 def test_the_picture_shows_the_front_and_what_was_chosen() -> None:
     front = [member(float(n), 10**9 * n) for n in range(1, 20)]
     plain = plot_front(front, "flops", front[:1])

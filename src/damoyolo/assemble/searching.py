@@ -33,6 +33,8 @@ CONFIG_FILE, STATE_FILE, RESULT_FILE = "config.yaml", "state.json", "search.json
 FRONT_FILE, PICTURE_FILE = "front.json", "front.png"
 SAVE_SECONDS = 5.0
 SAY_SECONDS = 2.0
+SIZES = 3
+"""Chosen from a front unless told otherwise."""
 FREE_TO_CHANGE = {"output", "candidates", "sizes", "cluster", "measured"}
 """Settings that a resumed search may change."""
 
@@ -107,7 +109,7 @@ def _search(config: SearchConfig, resume: bool, say: Callable[[str], None]) -> S
     rate = (state.tried - before) / (time.perf_counter() - start)
     members, front = _chosen(config, problem, state)
     found = [found_of(member, problem, spec) for member in members]
-    remark = _trust(config, problem.price, members)
+    remark = "; ".join(filter(None, (_short(config, front), _trust(config, problem.price, members))))
     if device and not stopped:
         try:
             found = best_measured(found, problem, spec, device, config, say)
@@ -177,7 +179,7 @@ def _chosen(
     members = state.members()
     if problem.front:
         front = pareto_front(members, problem.front)
-        return knees(front, problem.front, config.sizes or 3), front
+        return knees(front, problem.front, config.sizes or SIZES), front
     return members[: config.measured if config.device else 1], ()
 
 
@@ -207,6 +209,15 @@ def _write(
         picture = plot_front(front, problem.front, chosen, state.members())
         write_atomically(config.output / PICTURE_FILE, picture)
     return result
+
+
+def _short(config: SearchConfig, front: Sequence[Member]) -> str:
+    """That a front has fewer members than sizes were asked for."""
+    if config.front is None or len(front) >= (wanted := config.sizes or SIZES):
+        return ""
+    return (
+        f"the front has {len(front)} of the {wanted} sizes that were asked for; raise --candidates or a budget"
+    )
 
 
 def _trust(config: SearchConfig, price: CostModel, chosen: Sequence[Member]) -> str:

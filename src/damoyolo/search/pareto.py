@@ -27,16 +27,18 @@ def pareto_front(members: Iterable[Member], axis: Axis) -> list[Member]:
 
 
 def knees(front: Sequence[Member], axis: Axis, count: int) -> list[Member]:
-    """A family of at most `count` sizes: the knee of each of as many equal ranges of the logarithm of cost.
+    """A family of `count` sizes, or the whole front if it is smaller; by rising cost.
 
-    A knee is the point farthest above the line between the ends of its range (Kneedle, Satopää et al. 2011),
-    where a further rise of the score begins to cost more.
+    They are the knee of each of as many equal ranges of the logarithm of cost. A knee is the point farthest
+    above the line between the ends of its range (Kneedle, Satopää et al. 2011), where a further rise of the
+    score begins to cost more. Where a range is empty, the member whose cost is farthest from all that were
+    chosen stands in.
     """
     if len(front) <= count:
         return list(front)
     costs = [math.log(getattr(member.costs, axis)) for member in front]
     width = (costs[-1] - costs[0]) / count
-    chosen = []
+    chosen: list[int] = []
     for number in range(count):
         low, high = costs[0] + number * width, costs[0] + (number + 1) * width
         inside = [n for n, cost in enumerate(costs) if low <= cost <= high or (n == len(costs) - 1 == number)]
@@ -46,7 +48,15 @@ def knees(front: Sequence[Member], axis: Axis, count: int) -> list[Member]:
             slope = rise / (costs[last] - costs[first]) if last > first else 0.0
             above = [(front[n].score - slope * (costs[n] - costs[first]), n) for n in inside]
             chosen.append(max(above)[1])
-    return [front[n] for n in sorted(set(chosen))]
+    return [front[n] for n in sorted(_filled_up(set(chosen), costs, count))]
+
+
+def _filled_up(chosen: set[int], costs: Sequence[float], count: int) -> set[int]:
+    """Places with more of them, each the farthest from those before; of two as far the cheaper."""
+    while len(chosen) < count:
+        left = (n for n in range(len(costs)) if n not in chosen)
+        chosen = chosen | {max(left, key=lambda n: min(abs(costs[n] - costs[each]) for each in chosen))}
+    return chosen
 
 
 def plot_front(
