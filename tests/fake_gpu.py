@@ -66,7 +66,8 @@ class Context:
     """`IExecutionContext`."""
 
     def __init__(self, engine: Engine) -> None:
-        self.engine, self.addresses, self.shapes = engine, {}, {}
+        self.engine, self.addresses, self.profiler = engine, {}, None
+        self.shapes = {name: engine.get_tensor_shape(name) for name in engine.tensors}
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         wanted = self.engine.get_tensor_shape(name)
@@ -74,7 +75,7 @@ class Context:
             return False
         zeros = np.zeros(shape, self.engine.get_tensor_dtype(name))
         outputs = self.engine.session.run(None, {name: zeros})
-        self.shapes = {name: shape} | {
+        self.shapes |= {name: shape} | {
             each.name: output.shape
             for each, output in zip(self.engine.session.get_outputs(), outputs, strict=True)
         }
@@ -93,10 +94,13 @@ class Context:
         return True
 
     def _execute(self) -> None:
-        (given,) = self.engine.session.get_inputs()
-        outputs = self.engine.session.run(None, {given.name: self._view(given.name).copy()})
+        given = {name: self._view(name).copy() for name in self.engine.given}
+        outputs = self.engine.session.run(None, given)
         for each, output in zip(self.engine.session.get_outputs(), outputs, strict=True):
             self._view(each.name)[:] = output
+        if self.profiler:
+            for name, ms in self.engine.layers.items():
+                self.profiler.report_layer_time(name, ms)
 
     def _view(self, name: str) -> np.ndarray:
         dtype, shape = self.engine.get_tensor_dtype(name), self.shapes[name]
@@ -111,6 +115,11 @@ class Engine:
     def __init__(self, model: bytes, cuda: Cuda) -> None:
         self.session, self.cuda = onnxruntime.InferenceSession(model), cuda
         graph = onnx.load_from_string(model).graph
+        weights = {each.name: int(np.prod(each.dims)) for each in graph.initializer}
+        self.layers = {
+            f"{node.name} + more": 0.001 + 1e-6 * sum(weights.get(name, 0) for name in node.input)
+            for node in graph.node
+        }
         self.tensors = {each.name: each.type.tensor_type for each in (*graph.output[::-1], *graph.input)}
         self.num_io_tensors, self.given = len(self.tensors), {each.name for each in graph.input}
 
@@ -130,8 +139,43 @@ class Engine:
         return Context(self)
 
 
+class Builder:
+    """`IBuilder`, whose networks are what the parser was given."""
+
+    def __init__(self, _log: Any) -> None:
+        self.settings = types.SimpleNamespace(flags=set())
+        self.settings.set_flag = self.settings.flags.add
+
+    def create_network(self, _flags: int) -> Any:
+        return types.SimpleNamespace(model=b"")
+
+    def create_builder_config(self) -> Any:
+        return self.settings
+
+    def build_serialized_network(self, network: Any, settings: Any) -> bytes:
+        assert settings.flags == {"half"}
+        return plan(network.model)
+
+
+class OnnxParser:
+    """`IOnnxParser`."""
+
+    def __init__(self, network: Any, _log: Any) -> None:
+        self.network = network
+
+    def parse(self, model: bytes) -> bool:
+        self.network.model = model
+        return True
+
+
 class TensorRt(types.ModuleType):
-    """`tensorrt`, for running engines only; `plan` makes one of ONNX."""
+    """`tensorrt`; engines are ONNX behind an engine's first bytes, as `plan` puts them there."""
+
+    BuilderFlag = types.SimpleNamespace(FP16="half")
+    Builder, OnnxParser = Builder, OnnxParser
+
+    class IProfiler:
+        """Is told of layers."""
 
     __version__ = ".".join(map(str, VERSION))
     TensorIOMode = types.SimpleNamespace(INPUT="in", OUTPUT="out")

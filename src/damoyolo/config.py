@@ -194,6 +194,8 @@ class SearchConfig(Config):
     """The size, or spec file, whose neck and head the found one gets; default the space's nearest size."""
     image_size: Annotated[int, Field(ge=64, multiple_of=32)] | None = None
     """Side of the image in pixels; default that size's own."""
+    image_sizes: tuple[Annotated[int, Field(ge=64, multiple_of=32)], ...] | None = None
+    """Instead: try each by a short search within the same budget, and take the one of the highest score."""
     num_classes: PositiveInt = 80
     """Classes the head will tell apart."""
     max_latency_ms: PositiveFloat | None = None

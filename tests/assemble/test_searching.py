@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import damoyolo as dy
-from damoyolo.assemble import profiling, search_problem, searching
+from damoyolo.assemble import profiling, race, searching
 from damoyolo.assemble.searching import SearchResult, search_backbone
 from damoyolo.config import SearchConfig
 from damoyolo.errors import UserError
@@ -124,8 +124,11 @@ def test_a_table_that_lacks_the_space_s_operators_is_told(tmp_path: Path) -> Non
         ({"max_layers": 19, "max_widths": (8, 8, 8)}, "lower --min-widths or raise --max-widths"),
         ({"max_layers": 19, "min_widths": (256, 64, 64)}, "no multiples of 8"),
         ({"max_layers": 19, "like": "X"}, "no model size"),
-        ({"max_layers": 19, "search_neck": True, "score": "deepmad"}, "search_neck: goes with budgets"),
+        ({"max_layers": 19, "search_neck": True, "score": "padded"}, "search_neck: goes with budgets"),
         ({"max_layers": 19, "search_neck": True, "reference": True}, "reference: the original knows neither"),
+        ({"max_gflops": 1.0, "image_sizes": (96, 128)}, "only DeepMAD's score sees resolution"),
+        ({"max_layers": 19, "image_sizes": (96,), "score": "deepmad"}, "the largest would always win"),
+        ({"max_gflops": 1.0, "image_sizes": (96,), "image_size": 96}, "--image-size is given, too"),
         ({"max_layers": 19, "threads": 2}, "--threads and --precision are a device's"),
         ({"max_layers": 19, "device": "torch-cpu", "counting": "backbone"}, "measures whole detectors"),
     ],
@@ -155,7 +158,7 @@ def test_a_family_has_as_many_sizes_as_the_front_can_give(tmp_path: Path) -> Non
     assert result.remark == ""
     result = searched(tmp_path / "b", image_size=96, front="gflops", sizes=500, max_layers=19)
     assert len(result.found) == len(result.front) < 500
-    assert result.remark.startswith(f"the front has {len(result.front)} of the 500 sizes")
+    assert result.remark.startswith(f"the front has {len(result.front)} of the 500 sizes asked")
 
 
 def test_an_interrupted_search_keeps_what_it_has_and_goes_on_to_the_same(
@@ -319,7 +322,7 @@ def test_two_searches_do_not_work_in_one_folder(tmp_path: Path) -> None:
 def test_the_neck_is_searched_with_the_backbone_in_one_budget(
     device: FakeDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search_problem, "RACE", 100)
+    monkeypatch.setattr(race, "RACE", 100)
     settings = {**DEVICE, "candidates": 2000, "max_layers": 19, "max_latency_ms": 3.0}
     fixed = searched(tmp_path / "fixed", **settings)
     free = searched(tmp_path / "free", search_neck=True, **settings)
@@ -344,3 +347,68 @@ def test_a_profile_of_one_neck_is_refused_for_a_search_of_many(device: FakeDevic
     (profile,) = (tmp_path / "home").rglob("*.json")
     with pytest.raises(UserError, match="was measured with one neck; run damoyolo profile with --search-n"):
         searched(tmp_path / "b", image_size=96, max_latency_ms=3.0, latency_table=profile, search_neck=True)
+
+
+SIZED: dict[str, Any] = {"score": "deepmad", "image_sizes": (128, 64, 96), "max_layers": 21}
+
+
+def test_the_size_of_the_image_is_searched_in_the_same_budget(
+    device: FakeDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(race, "RACE", 300)
+    settings = {"device": "openvino-cpu", "candidates": 600, "max_latency_ms": 2.5, **SIZED}
+    lines: list[str] = []
+    result = search_backbone(config(tmp_path / "a", **settings), say=lines.append)
+    told = [line for line in lines if " px: " in line]
+    assert [line.split(" px")[0] for line in told] == ["64", "96", "128"]
+    raced = {int(line.split(" px")[0]): float(line.split("score ")[1]) for line in told if "score" in line}
+    assert len(list((tmp_path / "home").rglob("*.json"))) == 3
+    chosen = max(raced, key=raced.__getitem__)
+    assert {found.spec.image_size for found in result.found} == {result.config.image_size} == {chosen}
+    assert result.found[0].measured_ms <= 2.5
+    assert result.found[0].score >= raced[chosen]
+
+    lines.clear()
+    again = search_backbone(config(tmp_path / "a", **{**settings, "candidates": 900}), True, lines.append)
+    assert (again.tried, again.config.image_size) == (900, chosen)
+    assert not [line for line in lines if " px: " in line]
+    with pytest.raises(UserError, match="was made with image_sizes"):
+        searched(tmp_path / "a", resume=True, **{**settings, "image_sizes": (64,)})
+
+
+def test_a_tight_budget_of_flops_takes_a_smaller_image_and_an_impossible_one_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(race, "RACE", 200)
+    sizes = (64, 256)
+    tight = searched(tmp_path / "tight", max_gflops=0.25, **{**SIZED, "image_sizes": sizes})
+    assert tight.found[0].spec.image_size == 64
+    wide = searched(tmp_path / "wide", max_gflops=20.0, **{**SIZED, "image_sizes": sizes})
+    assert wide.found[0].spec.image_size == 256
+    with pytest.raises(UserError, match="counting the detector at 64 px is "):
+        searched(tmp_path / "none", max_gflops=0.001, **{**SIZED, "image_sizes": sizes})
+
+
+def test_neck_and_image_are_searched_together_by_deepmad(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(race, "RACE", 100)
+    result = searched(tmp_path, max_gflops=1.0, search_neck=True, **SIZED)
+    assert result.found[0].spec.neck in necks_like(read_spec("T").neck)
+    assert result.found[0].costs.flops <= 1e9
+    assert dy.build(str(result.found[0].file), num_classes=3).card.image_size[0] in SIZED["image_sizes"]
+
+
+def test_an_interrupted_measurement_leaves_nothing_and_can_be_gone_on_from(
+    device: FakeDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> list[float]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(device, "time_ops", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            searched(tmp_path / "a", max_latency_ms=3.0, **DEVICE)
+    assert not (tmp_path / "a").exists()
+    assert not list((tmp_path / "home").rglob("*"))
+    assert searched(tmp_path / "a", resume=True, max_latency_ms=3.0, **DEVICE).found

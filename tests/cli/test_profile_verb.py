@@ -56,3 +56,15 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
     assert told.startswith("error: ")
     assert message in told
     assert len(told.splitlines()) == 1
+
+
+def test_one_that_is_interrupted_writes_nothing_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> list[float]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FakeDevice, "time_ops", interrupted)
+    assert main(["profile", *QUICK, "--output", str(tmp_path / "p.json")]) == 130
+    assert "stopped; nothing was written" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())

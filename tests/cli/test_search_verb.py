@@ -68,3 +68,18 @@ def test_a_stopped_search_says_how_to_go_on(
     assert main(["search", *QUICK, "--output", str(tmp_path / "run")]) == 130
     assert "--resume" in capsys.readouterr().err
     assert (tmp_path / "run" / "found.yaml").exists()
+
+
+def test_one_that_is_interrupted_before_it_begins_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(searching, "open_device", interrupted)
+    output = tmp_path / "run"
+    assert (
+        main(["search", *QUICK, "--device", "here", "--max-latency-ms", "9", "--output", str(output)]) == 130
+    )
+    assert "go on with the same command and --resume" in capsys.readouterr().err
+    assert not output.exists()

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from damoyolo.nn.detector import build_detector
-from damoyolo.search.neck import DetectorMadNas, necks_like
+from damoyolo.search.entropy import DeepMad, stage_entropies
+from damoyolo.search.neck import DetectorDeepMad, DetectorMadNas, necks_like
 from damoyolo.search.ops import neck_ops, neck_path_ops
 from damoyolo.search.space import SPACES, Frame, genome_of
 from damoyolo.spec import ModelCard, ModelSpec, NeckSpec
@@ -81,6 +82,19 @@ def test_a_deeper_and_a_wider_neck_is_worth_more() -> None:
         assert [scores[each] for each in same_width] == sorted(scores[each] for each in same_width)
         same_depth = sorted((each for each in scores if each.depth == neck.depth), key=lambda each: each.out)
         assert [scores[each] for each in same_depth] == sorted(scores[each] for each in same_depth)
+
+
+@pytest.mark.parametrize("size", ["Ns", "T"])
+def test_deepmad_of_a_detector_has_the_head_s_maps_in_the_place_of_the_backbone_s(size: str) -> None:
+    spec = read_spec(size)
+    frame, genome = Frame(spec.structure), genome_of(spec.structure)
+    entropies = stage_entropies(frame, genome)
+    total, so_far = DeepMad(frame, 208, (1.0, 1.0, 0.0, 0.0, 0.0))(genome), entropies[4]
+    ways = neck_path_ops(frame.out_channels(genome), spec.neck)
+    for weight, way, out, side in zip((1, 1, 8), ways, spec.neck.out, (52, 26, 13), strict=True):
+        so_far += sum(0.5 * math.log(op.weights // op.cout) for op in way)
+        total += weight * so_far * (math.log(out) + 2 * math.log(side))
+    assert DetectorDeepMad(frame, spec.neck, 208, 416)(genome) == pytest.approx(total)
 
 
 def test_every_neck_can_be_built() -> None:

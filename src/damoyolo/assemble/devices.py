@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from damoyolo.config import DeviceName
-from damoyolo.errors import UserError
+from damoyolo.errors import RunError, UserError
 from damoyolo.export.bench import time_block, usable_cores
 from damoyolo.export.card import ExportCard, Precision
 from damoyolo.export.extras import need
@@ -110,7 +110,11 @@ class EngineDevice:
     def time_ops(self, ops: Sequence[Op], activation: Activation) -> list[float]:
         """See `Device`."""
         graph = micro_graph(ops, activation)
-        return time_of_ops(time_nodes(graph, self.engine, self.threads, self.precision == "bf16"), len(ops))
+        times = time_nodes(graph, self.engine, self.threads, self.precision == "bf16")
+        try:
+            return time_of_ops(times, len(ops))
+        except ValueError as error:  # layers under names that are not the graph's
+            raise RunError(f"device {self.name}: {error}; take another device") from error
 
     def opened(self, detector: Detector) -> TimeBlock:
         """See `Device`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
 from typing import Any
 
 from damoyolo.assemble.devices import Device
@@ -13,16 +12,13 @@ from damoyolo.config import SearchConfig
 from damoyolo.errors import UserError
 from damoyolo.search.cost import CostModel, LatencyModel
 from damoyolo.search.entropy import DeepMad, MadNas, PaddedMadNas, Score
-from damoyolo.search.evolve import Axis, Problem, begin, evolve
+from damoyolo.search.evolve import Axis, Problem
 from damoyolo.search.latency import MonotoneTable, OriginalTable, read_table
 from damoyolo.search.mutate import Mutator, OriginalMutator
-from damoyolo.search.neck import DetectorMadNas, necks_like
+from damoyolo.search.neck import DetectorDeepMad, DetectorMadNas
 from damoyolo.search.profile import Profile
 from damoyolo.search.space import SPACES, Space, genome_of
 from damoyolo.spec import ModelSpec, NeckSpec
-
-RACE = 20_000
-"""Candidates of the search by which a neck is judged."""
 
 BUDGETS: dict[str, tuple[Axis, float]] = {
     "max_latency_ms": ("latency_ms", 1.0),
@@ -53,12 +49,30 @@ def check(config: SearchConfig) -> None:
         raise UserError("sizes: several are chosen from a front; give --front latency, gflops or params")
     if config.reference and (config.device or config.search_neck):
         raise UserError("reference: the original knows neither devices nor necks; leave one of the two out")
-    if config.search_neck and (config.front or config.score != "madnas" or config.counting != "detector"):
-        raise UserError("search_neck: goes with budgets of the whole detector and --score madnas, no --front")
+    if config.search_neck and (config.front or config.score == "padded" or config.counting != "detector"):
+        raise UserError(
+            "search_neck: goes with budgets of the whole detector and --score madnas or deepmad, no --front"
+        )
+    if config.image_sizes:
+        _check_sizes(config)
     if config.space == "mob" and (config.reference or config.counting == "searched"):
         raise UserError(
             "counting: the original search knows no depthwise blocks; leave out --reference and count "
             "the detector or the backbone"
+        )
+
+
+def _check_sizes(config: SearchConfig) -> None:
+    """Image sizes can be compared only by a score and within a budget that see resolution."""
+    if config.front or config.reference or config.score != "deepmad":
+        raise UserError(
+            "image_sizes: only DeepMAD's score sees resolution; give --score deepmad, and neither --front "
+            "nor --reference"
+        )
+    if config.max_latency_ms is None and config.max_gflops is None:
+        raise UserError(
+            "image_sizes: no budget limits resolution, the largest would always win; give --max-latency-ms "
+            "or --max-gflops"
         )
 
 
@@ -67,7 +81,7 @@ def latency_of(config: SearchConfig, device: Device | None = None) -> LatencyMod
     if config.latency_table is None:
         return None
     if config.latency_table.suffix == ".json":
-        profile, like = Profile.read(config.latency_table), _like(config)
+        profile, like = Profile.read(config.latency_table), like_of(config)
         asked = {
             "space": config.space,
             "image_size": config.image_size or like.image_size,
@@ -110,7 +124,7 @@ def problem_of(
         neck: instead of the one of the spec that the found one shall be like.
     """
     space = SPACES[config.space].within(config.min_widths, config.max_widths)
-    like = _like(config)
+    like = like_of(config)
     spec = like.model_copy(update={"neck": neck or like.neck})
     image_size = config.image_size or spec.image_size
     _check_widths(config, space)
@@ -141,24 +155,6 @@ def problem_of(
     return problem, spec.model_copy(update={"image_size": image_size, "published": None})
 
 
-def best_neck(config: SearchConfig, latency: LatencyModel | None, say: Callable[[str], None]) -> NeckSpec:
-    """The neck with which a short search finds the highest score; the smallest if all are too expensive."""
-    scores: dict[NeckSpec, float] = {}
-    necks = necks_like(_like(config).neck)
-    for neck in necks:
-        problem, _ = problem_of(config, latency, neck)
-        if problem.first_members():
-            state = begin(problem, config.seed)
-            for _ in evolve(problem, state, RACE):
-                pass
-            scores[neck] = state.members()[0].score
-    if not scores:
-        return min(necks, key=lambda neck: (neck.depth, neck.out))
-    best = max(scores, key=scores.__getitem__)
-    say(f"of {len(necks)} necks one of depth {best.depth} with {best.out} channels: {scores[best]:.2f}")
-    return best
-
-
 def check_reachable(config: SearchConfig, problem: Problem) -> None:
     """`UserError` for a budget below the cheapest structure; it names the nearest that can be reached."""
     price, smallest = problem.price, problem.starts[-1]
@@ -180,9 +176,11 @@ def check_reachable(config: SearchConfig, problem: Problem) -> None:
 
 
 def _score(config: SearchConfig, space: Space, neck: NeckSpec, image_size: int) -> Score:
+    seen = image_size // 2 if space.seed.stem.type == "focus" else image_size
+    if config.search_neck and config.score == "deepmad":
+        return DetectorDeepMad(space.frame, neck, seen, image_size)
     if config.search_neck:
         return DetectorMadNas(space.frame, neck, space.stage_weights)
-    seen = image_size // 2 if space.seed.stem.type == "focus" else image_size
     if config.score == "deepmad":
         return DeepMad(space.frame, seen)
     if config.score == "padded":
@@ -190,7 +188,8 @@ def _score(config: SearchConfig, space: Space, neck: NeckSpec, image_size: int) 
     return MadNas(space.frame, space.stage_weights)
 
 
-def _like(config: SearchConfig) -> ModelSpec:
+def like_of(config: SearchConfig) -> ModelSpec:
+    """The spec that gives what is found its neck and head."""
     return read_any_spec(config.like or SPACES[config.space].like)
 
 

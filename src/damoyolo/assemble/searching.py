@@ -15,7 +15,8 @@ import yaml
 
 from damoyolo.assemble.devices import open_device
 from damoyolo.assemble.on_device import Found, best_measured, found_of, profiled
-from damoyolo.assemble.search_problem import best_neck, check, check_reachable, latency_of, problem_of
+from damoyolo.assemble.race import best_neck, with_best_size
+from damoyolo.assemble.search_problem import check, check_reachable, latency_of, problem_of
 from damoyolo.config import SearchConfig
 from damoyolo.errors import UserError
 from damoyolo.files import locked, write_atomically
@@ -76,6 +77,8 @@ def search_backbone(
         UserError: for settings that contradict each other, a broken table or state, an impossible budget, or
             an output folder that another search is working in.
     """
+    if config.image_size and config.image_sizes:
+        raise UserError("image_sizes: --image-size is given, too; leave one of them out")
     if resume:
         config = _as_begun(config)
     check(config)
@@ -90,10 +93,12 @@ def _search(config: SearchConfig, resume: bool, say: Callable[[str], None]) -> S
             f"output: {config.output} holds a search; go on with --resume or choose another folder"
         )
     device = open_device(config.device, config.threads, config.precision) if config.device else None
+    if config.image_sizes and config.image_size is None:
+        config = with_best_size(config, device, say)
     if device and config.latency_table is None:
         config = config.model_copy(update={"latency_table": profiled(config, device, say)})
     latency = latency_of(config, device)
-    neck = best_neck(config, latency, say) if config.search_neck else None
+    neck = best_neck(config, latency, say)[0] if config.search_neck else None
     problem, spec = problem_of(config, latency, neck)
     check_reachable(config, problem)
     settings = _settings(config)
@@ -215,9 +220,7 @@ def _short(config: SearchConfig, front: Sequence[Member]) -> str:
     """That a front has fewer members than sizes were asked for."""
     if config.front is None or len(front) >= (wanted := config.sizes or SIZES):
         return ""
-    return (
-        f"the front has {len(front)} of the {wanted} sizes that were asked for; raise --candidates or a budget"
-    )
+    return f"the front has {len(front)} of the {wanted} sizes asked for; raise --candidates or a budget"
 
 
 def _trust(config: SearchConfig, price: CostModel, chosen: Sequence[Member]) -> str:

@@ -20,7 +20,7 @@ def profile(
     *,
     settings: Annotated[ProfileConfig | None, Parameter(name="*", negative_bool=())] = None,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
-) -> None:
+) -> int:
     """Measure how long operators take on a device, so that `damoyolo search` can search for it.
 
     Parameters
@@ -32,10 +32,14 @@ def profile(
     """
     from damoyolo.assemble.profiling import profile_device
 
-    measured, path = profile_device(settings or ProfileConfig(), say=partial(print, file=sys.stderr))
+    try:
+        measured, path = profile_device(settings or ProfileConfig(), say=partial(print, file=sys.stderr))
+    except KeyboardInterrupt:
+        print("stopped; nothing was written, the same command measures anew", file=sys.stderr)
+        return 130
     if as_json:
         print(json.dumps(_facts(measured, path), indent=1))
-        return
+        return 0
     print(
         f"{measured.runtime} on {measured.machine}: {len(measured.rows)} operators of space "
         f"{measured.space} at {measured.image_size} px"
@@ -48,6 +52,7 @@ def profile(
         f"search with: damoyolo search --space {measured.space} --image-size {measured.image_size} "
         f"--num-classes {measured.num_classes}{_like(settings)} --latency-table {path} --max-latency-ms MS"
     )
+    return 0
 
 
 def _like(settings: ProfileConfig | None) -> str:

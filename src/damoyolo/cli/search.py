@@ -42,7 +42,14 @@ def search(
     from damoyolo.assemble.searching import keeps_budget, search_backbone, summary
 
     config = settings or SearchConfig()
-    result = search_backbone(config, resume, say=partial(print, file=sys.stderr))
+    try:
+        result = search_backbone(config, resume, say=partial(print, file=sys.stderr))
+    except KeyboardInterrupt:  # before the first candidate; profiles that were complete are kept
+        print(
+            "stopped before the search; nothing is lost, go on with the same command and --resume",
+            file=sys.stderr,
+        )
+        return 130
     if as_json:
         print(json.dumps(summary(result), indent=1))
     else:

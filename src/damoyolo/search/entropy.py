@@ -109,11 +109,13 @@ class DeepMad:
         penalty: weight of the exponential of the depths' standard deviation.
     """
 
+    WEIGHTS = (1.0, 1.0, 1.0, 1.0, 8.0)
+
     def __init__(
         self,
         frame: Frame,
         resolution: int = 224,
-        weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0, 8.0),
+        weights: Sequence[float] = WEIGHTS,
         penalty: float = 10.0,
     ) -> None:
         self.frame, self.weights, self.penalty = frame, tuple(weights), penalty
