@@ -128,6 +128,7 @@ def test_a_table_that_lacks_the_space_s_operators_is_told(tmp_path: Path) -> Non
         ({"max_layers": 19, "search_neck": True, "reference": True}, "reference: the original knows neither"),
         ({"max_gflops": 1.0, "image_sizes": (96, 128)}, "only DeepMAD's score sees resolution"),
         ({"max_layers": 19, "image_sizes": (96,), "score": "deepmad"}, "the largest would always win"),
+        ({"max_gflops": 1.0, "image_sizes": ()}, "image_sizes: none is given"),
         ({"max_gflops": 1.0, "image_sizes": (96,), "image_size": 96}, "--image-size is given, too"),
         ({"max_layers": 19, "threads": 2}, "--threads and --precision are a device's"),
         ({"max_layers": 19, "device": "torch-cpu", "counting": "backbone"}, "measures whole detectors"),

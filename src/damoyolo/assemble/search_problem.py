@@ -53,7 +53,7 @@ def check(config: SearchConfig) -> None:
         raise UserError(
             "search_neck: goes with budgets of the whole detector and --score madnas or deepmad, no --front"
         )
-    if config.image_sizes:
+    if config.image_sizes is not None:
         _check_sizes(config)
     if config.space == "mob" and (config.reference or config.counting == "searched"):
         raise UserError(
@@ -64,6 +64,8 @@ def check(config: SearchConfig) -> None:
 
 def _check_sizes(config: SearchConfig) -> None:
     """Image sizes can be compared only by a score and within a budget that see resolution."""
+    if not config.image_sizes:
+        raise UserError("image_sizes: none is given; name some, such as 320 416 512, or leave it out")
     if config.front or config.reference or config.score != "deepmad":
         raise UserError(
             "image_sizes: only DeepMAD's score sees resolution; give --score deepmad, and neither --front "
