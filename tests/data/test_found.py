@@ -115,3 +115,8 @@ def test_labels_follow_the_names_of_a_model_in_every_format(tmp_path: Path) -> N
     assert data.category_ids == (-1, 1, 0)
     with pytest.raises(UserError, match="no class for category 'dog'"):
         read_entries(tmp_path, "val", ("bird", "cat"))
+
+
+def test_an_empty_folder_is_said_to_be_empty(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is empty; put images"):
+        splits_in(tmp_path)

@@ -87,6 +87,8 @@ def missing(source: Path, split: str) -> UserError:
         return UserError(
             f"{source}: names no split '{split}'; add '{split}:' with 'annotations' and 'images'"
         )
+    if source.is_dir() and not next(source.glob("**/*.*"), None):
+        return UserError(f"{source}: is empty; put images and their annotations into it")
     expected = ", ".join(pattern.format(split=split) for pattern in ANNOTATIONS)
     return UserError(
         f"{source}: has no annotations of split '{split}'; expected one of {expected}; or labels/{split} and "
