@@ -117,6 +117,7 @@ def test_labels_follow_the_names_of_a_model_in_every_format(tmp_path: Path) -> N
         read_entries(tmp_path, "val", ("bird", "cat"))
 
 
-def test_an_empty_folder_is_said_to_be_empty(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is empty; put images"):
+def test_images_without_labels_are_said_to_have_none(tmp_path: Path) -> None:
+    assert cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(UserError, match="has 1 image but no annotations of split 'train'"):
         splits_in(tmp_path)

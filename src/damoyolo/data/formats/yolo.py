@@ -81,7 +81,7 @@ def _named_images(file: Path, split: str) -> list[Path] | None:
 
 
 def _resolved(bases: Sequence[Path], place: str) -> Path | None:
-    """The path from where it exists; Roboflow writes one `../` too many, and Windows `\\` for `/`."""
+    """The path from where it exists; Roboflow writes one `../` too many, Windows backslashes."""
     spellings = dict.fromkeys((place, place.replace("\\", "/")))
     names = [name for each in spellings for name in (each, each.removeprefix("../"))]
     choices = [base / name for name in names for base in bases]
