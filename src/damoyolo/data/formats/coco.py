@@ -90,8 +90,8 @@ def missing(source: Path, split: str) -> UserError:
         )
     expected = ", ".join(pattern.format(split=split) for pattern in ANNOTATIONS)
     return UserError(
-        f"{source}: has {_images_but(source)}no annotations of split '{split}'; expected one of {expected}; or labels/{split} and "
-        "images (YOLO), or Annotations with .xml files (Pascal VOC)"
+        f"{source}: has {_images_but(source)}no annotations of split '{split}'; expected "
+        f"one of {expected}; or labels/{split} and images (YOLO), or Annotations with .xml files (Pascal VOC)"
     )
 
 
