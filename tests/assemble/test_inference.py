@@ -76,3 +76,8 @@ def test_a_name_that_is_neither_size_nor_file_is_refused() -> None:
         load("Nss")
     with pytest.raises(UserError, match=r"runs/absent\.safetensors: cannot be read"):
         load("runs/absent.safetensors")
+
+
+def test_a_path_in_place_of_a_model_is_refused() -> None:
+    with pytest.raises(UserError, match=r"a str is no detector; get one from damoyolo\.load"):
+        prepare("best.safetensors")  # type: ignore[arg-type]

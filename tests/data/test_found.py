@@ -115,3 +115,9 @@ def test_labels_follow_the_names_of_a_model_in_every_format(tmp_path: Path) -> N
     assert data.category_ids == (-1, 1, 0)
     with pytest.raises(UserError, match="no class for category 'dog'"):
         read_entries(tmp_path, "val", ("bird", "cat"))
+
+
+def test_images_without_labels_are_said_to_have_none(tmp_path: Path) -> None:
+    assert cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(UserError, match="has 1 image but no annotations of split 'train'"):
+        splits_in(tmp_path)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from damoyolo.data.formats import read_dataset
+from damoyolo.data.formats import read_dataset, splits_in
 from damoyolo.data.formats.yolo import find_yolo
 from damoyolo.errors import UserError
 
@@ -173,3 +173,25 @@ def test_images_alone_are_no_yolo_data(tmp_path: Path) -> None:
     assert find_yolo(tmp_path, "val") is None
     with pytest.raises(UserError, match=r"no annotations of split 'val'; .*labels/val and images \(YOLO\)"):
         read_dataset(tmp_path, "val")
+
+
+@pytest.mark.parametrize("place", [r"images\val", r".\images\val", r"..\images\val"])
+def test_a_data_file_written_on_windows_is_understood(tmp_path: Path, place: str) -> None:
+    usual(tmp_path, "1 0.5 0.5 0.25 0.5\r\n", names=None)
+    text = f"\ufefftrain: images/train\r\nval: {place}\r\nnames: [cat, dog]\r\n"
+    (tmp_path / "data.yaml").write_bytes(text.encode())
+    assert len(read_dataset(tmp_path, "val")) == 1
+
+
+def test_a_list_of_images_written_on_windows_is_understood(tmp_path: Path) -> None:
+    usual(tmp_path, "1 0.5 0.5 0.25 0.5\n", names=None)
+    (tmp_path / "val.txt").write_bytes(b"images\\val\\a.png\r\n")
+    (tmp_path / "data.yaml").write_text("train: images/train\nval: val.txt\nnames: [cat, dog]\n")
+    assert read_dataset(tmp_path, "val").records[0].path.is_file()
+
+
+def test_a_test_split_that_is_named_but_not_there_leaves_the_others(tmp_path: Path) -> None:
+    usual(tmp_path, "1 0.5 0.5 0.25 0.5\n", "test: ../test/images\nnames: [cat, dog]\n")
+    assert splits_in(tmp_path) == ("train", "val")
+    with pytest.raises(UserError, match=r"test: there is no \.\./test/images"):
+        read_dataset(tmp_path, "test")

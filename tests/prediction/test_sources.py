@@ -93,3 +93,10 @@ def test_what_comes_live_is_kept_under_a_name_with_the_date(tmp_path: Path) -> N
     camera, stream = video_places(["0", "rtsp://me:secret@10.0.0.7:554/door"], tmp_path).values()
     assert re.fullmatch(r"camera0-\d{8}-\d{6}\.mp4", camera.name)
     assert re.fullmatch(r"stream-10-0-0-7-554-door-\d{8}-\d{6}\.mp4", stream.name)
+
+
+def test_hidden_files_of_a_folder_are_left_out(folder: Path) -> None:
+    """MacOS puts `._a.png`, which is no image, beside `a.png`."""
+    (folder / "._a.png").write_bytes(b"\0\5")
+    assert [path.name for path in find_media(folder).images] == ["a.png", "b.jpg", "c.bmp"]
+    assert [path.name for path in find_images(folder)] == ["a.png", "b.jpg", "c.bmp"]

@@ -26,7 +26,9 @@ h3 b { font-size: .75rem; text-transform: uppercase; letter-spacing: .04em; padd
   border-radius: .4rem; margin-right: .5rem; color: #fff }
 .error { background: #b3261e } .warning { background: #8a5a00 } .note { background: #4a5a6a }
 .shown { columns: auto; margin: .3rem 0 .6rem; padding-left: 1.2rem; overflow-wrap: anywhere }
-.reason td { text-align: left; white-space: normal }
+.reason td { text-align: left; white-space: normal; padding: .25rem .5rem }
+.reason td:nth-child(-n+2) { white-space: nowrap; overflow-wrap: normal; vertical-align: top }
+.reason td:last-child { min-width: 12rem }
 """
 
 _PAGE = """<nav><a href="#found">Found</a><a href="#advice">Advice</a><a href="#labels">Labels</a>

@@ -46,7 +46,13 @@ def load(model: str | Path) -> Detector:
 
 
 def prepare(model: Detector, *, device: str = "auto", image_size: int | str | None = None) -> Detector:
-    """A copy for inference: RepConv fused, on the device, with inputs of `image_size` if given."""
+    """A copy for inference: RepConv fused, on the device, with inputs of `image_size` if given.
+
+    Raises:
+        UserError: if `model` is none, such as the path of one; or for a wrong device or size.
+    """
+    if not isinstance(model, Detector):
+        raise UserError(f"model: a {type(model).__name__} is no detector; get one from damoyolo.load(...)")
     prepared = fuse(model)
     if image_size is not None:
         prepared.card = model.card.model_copy(update={"image_size": given_image_size(image_size)})

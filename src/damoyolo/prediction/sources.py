@@ -115,8 +115,8 @@ def video_places(videos: Sequence[str], output: Path) -> dict[str, Path]:
 
 def _entries(source: str | Path) -> Iterable[Path]:
     path = Path(source)
-    if path.is_dir():
-        return path.iterdir()
+    if path.is_dir():  # without hidden files, which some systems put beside each image
+        return (each for each in path.iterdir() if not each.name.startswith("."))
     return map(Path, glob.iglob(str(source), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from damoyolo.data.dataset import Dataset
 from damoyolo.data.formats.entries import Annotated, check_entries
 from damoyolo.data.formats.place import YAML_SUFFIXES, Place, check_source, other_names
+from damoyolo.data.image_files import images_in
 from damoyolo.errors import UserError, nearest
 from damoyolo.spec import Frozen, parse, read_yaml
 
@@ -89,9 +90,15 @@ def missing(source: Path, split: str) -> UserError:
         )
     expected = ", ".join(pattern.format(split=split) for pattern in ANNOTATIONS)
     return UserError(
-        f"{source}: has no annotations of split '{split}'; expected one of {expected}; or labels/{split} and "
-        "images (YOLO), or Annotations with .xml files (Pascal VOC)"
+        f"{source}: has {_images_but(source)}no annotations of split '{split}'; expected "
+        f"one of {expected}; or labels/{split} and images (YOLO), or Annotations with .xml files (Pascal VOC)"
     )
+
+
+def _images_but(folder: Path) -> str:
+    """For data without labels, which a person may take for data: that the images were seen."""
+    count = len(images_in(folder))
+    return f"{count} image{'s' * (count != 1)} but " if count else ""
 
 
 def _named_in(source: Path, split: str | None) -> Place | None:

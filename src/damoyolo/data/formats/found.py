@@ -11,6 +11,7 @@ from damoyolo.data.formats.place import SPLITS, YAML_SUFFIXES, Place, check_sour
 from damoyolo.data.formats.voc import find_voc
 from damoyolo.data.formats.yolo import find_yolo, is_data_file
 from damoyolo.data.split import VAL_SHARE, draw_val
+from damoyolo.errors import UserError
 
 SEED = 0
 DRAWN = ("train", "val")
@@ -53,13 +54,25 @@ def read_entries(
 
 
 def splits_in(source: Path) -> tuple[str, ...]:
-    """The splits that can be read; `UserError` if there is none."""
+    """The splits that can be read; `UserError` if there is none.
+
+    A `test` that a data file names, and that is not there, is left out: Roboflow names one in every export.
+    """
     check_source(source)
     drawn = DRAWN if _undivided(source) else ()
-    found = tuple(split for split in SPLITS if split in drawn or find_place(source, split))
+    found = tuple(split for split in SPLITS if split in drawn or _is_there(source, split))
     if not found:
         raise missing(source, "train")
     return found
+
+
+def _is_there(source: Path, split: str) -> bool:
+    try:
+        return find_place(source, split) is not None
+    except UserError:
+        if split != "test":
+            raise
+        return False
 
 
 def find_place(source: Path, split: str | None) -> Place | None:

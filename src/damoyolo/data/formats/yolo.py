@@ -81,8 +81,10 @@ def _named_images(file: Path, split: str) -> list[Path] | None:
 
 
 def _resolved(bases: Sequence[Path], place: str) -> Path | None:
-    """The path from where it exists; Roboflow writes one `../` too many."""
-    choices = [base / each for each in (place, place.removeprefix("../")) for base in bases]
+    """The path from where it exists; Roboflow writes one `../` too many, Windows backslashes."""
+    spellings = dict.fromkeys((place, place.replace("\\", "/")))
+    names = [name for each in spellings for name in (each, each.removeprefix("../"))]
+    choices = [base / name for name in names for base in bases]
     return next((choice for choice in choices if choice.exists()), None)
 
 
@@ -92,7 +94,8 @@ def _listed(file: Path) -> list[Path]:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: is no text file of image paths ({error}); correct it") from error
-    return [file.parent / line.strip() for line in lines if line.strip()]
+    names = [line.strip() for line in lines if line.strip()]
+    return [_resolved([file.parent], name) or file.parent / name for name in names]
 
 
 def _usual_images(root: Path, split: str | None) -> list[Path]:
