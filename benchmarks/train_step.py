@@ -10,7 +10,7 @@ ms over steps that take turns, so that a busy moment hits all forms alike. The f
                    update per tensor, PyTorch's own depthwise convolution, maps in contiguous memory
     contiguous     ours, in contiguous memory
     float32        ours, in channels-last memory: the default
-    bfloat16       with autocast; what `--precision auto` takes where the CPU has matrix units (AMX)
+    bfloat16       with autocast; what `--precision auto` takes where the CPU has instructions for it
     float16        with autocast and gradient scaling
     compiled       float32 with torch.compile; minutes to compile, so only when asked for
 """

@@ -97,11 +97,11 @@ def to_yaml(config: TrainConfig) -> str:
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """`auto` means bfloat16 where matrix units make it faster; a run keeps what was chosen when it began."""
+    """`auto` means bfloat16 where the processor computes it faster; a run keeps what was chosen at its start."""
     if name != "auto":
         return name
     if device.type == "cpu":
-        fast = torch.cpu._is_amx_tile_supported()
+        fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     else:
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bfloat16" if fast else "float32"
