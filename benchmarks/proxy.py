@@ -3,7 +3,7 @@
 The first set is of equal latency and spread scores, the second of equal score and spread latencies, the third
 of equal latency and depth and spread scores, as the score of MAE-NAS counts depth above all.
 
-    python benchmarks/proxy.py FOLDER --profile here.json --data path/to/bccd [--epochs 14] [--seeds 0]
+    python benchmarks/proxy.py FOLDER --profile here.json --data path/to/bccd [--epochs 12] [--seeds 0]
 
 `here.json` is what `damoyolo profile --space k1kx --like benchmarks/dense.yaml --image-size 416` wrote. The
 structures are chosen by it, measured on the device in turns, trained one after the other with equal epochs
@@ -210,7 +210,7 @@ def main():
     parser.add_argument("--latency-ms", type=float, default=10.0, help="of all in the first set")
     parser.add_argument("--spread", type=float, default=1.4, help="of latencies in the second, either way")
     parser.add_argument("--layers", type=int, default=25, help="of all in the third")
-    parser.add_argument("--epochs", type=int, default=14)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--train-size", type=int, default=320)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])

@@ -74,13 +74,22 @@ class RepConv(nn.Module):
         act: Activation = "identity",
     ) -> None:
         super().__init__()
+        self.stride = stride
         self.dense = ConvNorm(in_channels, out_channels, kernel, stride)
-        self.pointwise = ConvNorm(in_channels, out_channels, 1, stride)
+        self.pointwise = ConvNorm(in_channels, out_channels)
         self.act = activation(act)
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h2 w2"]:
         """Sum of the branches (or the fused convolution), then the activation."""
-        out: Tensor = self.act(self.fused(x) if hasattr(self, "fused") else self.dense(x) + self.pointwise(x))
+        out: Tensor = self.act(self.fused(x) if hasattr(self, "fused") else self._branches(x))
+        return out
+
+    def _branches(self, x: Tensor) -> Tensor:
+        """Pixels are left out before the 1x1 convolution, not by it.
+
+        oneDNN writes beyond its memory in the gradient of a strided one with few channels (its issue 6035).
+        """
+        out: Tensor = self.dense(x) + self.pointwise(x[..., :: self.stride, :: self.stride])
         return out
 
     @torch.no_grad()
