@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-import logging
 import socket
 from collections.abc import Callable
+from functools import partial
 
 import uvicorn
 from fastapi import FastAPI
@@ -31,7 +31,7 @@ def serve(
     port: int = 8000,
     token: str | None = None,
     limits: Limits | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = partial(print, flush=True),
 ) -> None:
     """Serve the model until Ctrl-C or a request to terminate.
 
@@ -50,6 +50,7 @@ def serve(
     limits = limits or Limits()
     listener = listen(host, port)
     with listener:
+        model.warm_up()
         app = create_app(model, limits, access)
         say(f"{model.facts['name']} with {len(model.class_names)} classes at {address_of(listener, token)}")
         _run(app, limits, listener)
@@ -118,7 +119,6 @@ def _why_not(host: str, port: int, error: OSError) -> str:
 
 
 def _run(app: FastAPI, limits: Limits, listener: socket.socket) -> None:
-    logging.getLogger("damoyolo.app").setLevel(logging.INFO)
     config = uvicorn.Config(
         app,
         http=impatient(limits),
@@ -129,5 +129,4 @@ def _run(app: FastAPI, limits: Limits, listener: socket.socket) -> None:
         timeout_keep_alive=5,
         timeout_graceful_shutdown=5,
     )
-    server = uvicorn.Server(config)
-    server.run(sockets=[listener])
+    uvicorn.Server(config).run(sockets=[listener])

@@ -9,11 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import yaml
 
 from damoyolo.assemble.inference import open_model
-from damoyolo.data.resize import Resize, Size, size_of, to_original
+from damoyolo.data.resize import PAD, Resize, Size, size_of, to_original
 from damoyolo.detections import Detections
 from damoyolo.export.runtime import Runtime
 from damoyolo.nn.detector import Detector
@@ -65,6 +66,11 @@ class ServedModel:
             to_original(one.boxes, one.scores, one.labels, self.resize, each.original, self.class_names)
             for one, each in zip(found, batch, strict=True)
         ]
+
+    def warm_up(self) -> None:
+        """Look at a grey image, so that no real one waits for what engines do at first; tells what fails."""
+        grey = Prepared(np.full((*self.resize.size, 3), PAD, dtype=np.uint8), self.resize.size)
+        self.find([grey], score=1.0, nms_iou=None, max_detections=1)
 
 
 def open_served(weights: str, *, device: str = "auto", image_size: int | str | None = None) -> ServedModel:

@@ -143,7 +143,7 @@ function show(picture) {
   stopCamera();
   current = picture;
   for (const each of pictures) each.button.setAttribute("aria-current", each === current);
-  picture.button?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  element("strip").scrollTo({ left: picture.button.offsetLeft - element("strip").clientWidth / 2 });
   classes.order(picture.detections);
   fit();
 }

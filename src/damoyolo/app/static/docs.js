@@ -39,7 +39,9 @@ function answers(responses) {
   return [make("h3", { textContent: "Answers" }), table(rows)];
 }
 
-const said = ({ description: text }) => (text === "Successful Response" ? "done" : text);
+function said({ description: text }) {
+  return text === "Successful Response" ? "done" : text;
+}
 
 /** The fields of an object in the notation of TypeScript. */
 function shape(schema) {
