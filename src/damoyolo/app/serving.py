@@ -53,7 +53,7 @@ def serve(
         model.warm_up()
         app = create_app(model, limits, access)
         say(f"{model.facts['name']} with {len(model.class_names)} classes at {address_of(listener, token)}")
-        _run(app, limits, listener)
+        server_for(app, limits).run(sockets=[listener])
 
 
 def access_for(host: str, token: str | None) -> Access:
@@ -118,7 +118,8 @@ def _why_not(host: str, port: int, error: OSError) -> str:
     return f"host: {host} cannot be listened at ({error.strerror}); take 127.0.0.1 or 0.0.0.0"
 
 
-def _run(app: FastAPI, limits: Limits, listener: socket.socket) -> None:
+def server_for(app: FastAPI, limits: Limits) -> uvicorn.Server:
+    """What runs the application on a socket."""
     config = uvicorn.Config(
         app,
         http=impatient(limits),
@@ -129,4 +130,4 @@ def _run(app: FastAPI, limits: Limits, listener: socket.socket) -> None:
         timeout_keep_alive=5,
         timeout_graceful_shutdown=5,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    return uvicorn.Server(config)

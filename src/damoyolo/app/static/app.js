@@ -158,6 +158,7 @@ async function startCamera() {
       const said = await look(jpeg);
       if (!camera.isOn) return image.close();
       const before = current;
+      for (const each of pictures) each.button.setAttribute("aria-current", "false");
       current = { name: `camera-${++frames}`, image, ...said };
       if (before && !pictures.includes(before)) before.image.close();
       fit();
@@ -181,7 +182,7 @@ function fit() {
   element("empty").hidden = true;
   canvas.hidden = false;
   const { width, height } = current.image;
-  const scale = Math.min(view.clientWidth / width, Math.max(240, 0.74 * innerHeight) / height, LARGEST_SCALE);
+  const scale = Math.min(view.clientWidth / width, Math.max(240, 0.68 * innerHeight) / height, LARGEST_SCALE);
   const sides = [Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale))];
   const dots = devicePixelRatio || 1;
   [canvas.width, canvas.height] = sides.map((side) => Math.round(side * dots));

@@ -10,14 +10,14 @@ const description = await (await fetch("openapi.json")).json();
 const operations = Object.entries(description.paths).flatMap(([path, verbs]) =>
   Object.entries(verbs).map(([verb, operation]) => section(path, verb.toUpperCase(), operation)),
 );
-element("docs").replaceChildren(make("p", { textContent: description.info.description }), ...operations);
+element("docs").replaceChildren(prose(description.info.description), ...operations);
 
 function section(path, verb, operation) {
   const made = make("section", {},
     make("h2", {}, make("span", { className: "verb", textContent: verb }), make("code", { textContent: path }),
       make("span", { className: "soft", textContent: operation.summary ?? "" })),
-    make("p", { textContent: operation.description ?? "" }));
-  if (operation.requestBody) made.append(make("p", { textContent: `Body: ${operation.requestBody.description}.` }));
+    prose(operation.description ?? ""));
+  if (operation.requestBody) made.append(prose(`Body: ${operation.requestBody.description}.`));
   if (operation.parameters?.length) made.append(...options(operation.parameters));
   made.append(...answers(operation.responses), ...attempt(path, verb, operation));
   return made;
@@ -34,13 +34,19 @@ function options(parameters) {
 function answers(responses) {
   const rows = Object.entries(responses).map(([status, response]) => {
     const schema = response.content?.["application/json"]?.schema;
-    return [status, schema ? `${said(response)}: ${shape(schema)}` : said(response)];
+    return [status, schema && status < 300 ? shape(schema) : said(response)];
   });
   return [make("h3", { textContent: "Answers" }), table(rows)];
 }
 
 function said({ description: text }) {
   return text === "Successful Response" ? "done" : text;
+}
+
+/** A paragraph; what is in backticks is code. */
+function prose(text) {
+  const parts = text.split("`").map((part, at) => (at % 2 ? make("code", { textContent: part }) : part));
+  return make("p", {}, ...parts);
 }
 
 /** The fields of an object in the notation of TypeScript. */
