@@ -23,6 +23,10 @@ class Wish:
     nms_iou: float | None
     max_detections: int
 
+    def goes_with(self, other: Wish) -> bool:
+        """Whether both can be had from one batch."""
+        return (self.nms_iou, self.max_detections) == (other.nms_iou, other.max_detections)
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -45,9 +49,9 @@ class _Job:
 class Batcher:
     """Runs the network in a thread of its own, on one batch after the other, the oldest request first.
 
-    Nothing waits for a batch to fill: alone, a request is computed at once. Only requests with the same
-    `nms_iou` share a batch; scores and numbers of boxes are cut to each one's own afterwards, which gives the
-    same boxes. A request that is cancelled before its turn is not computed.
+    Nothing waits for a batch to fill: alone, a request is computed at once. Requests share a batch if they
+    differ in nothing but their scores, which choose among the same boxes afterwards. A request that is
+    cancelled before its turn is not computed.
     """
 
     def __init__(self, model: ServedModel, batch_size: int, metrics: Metrics) -> None:
@@ -119,7 +123,7 @@ class Batcher:
         for job in self._waiting:
             if job.answer.done():  # cancelled
                 continue
-            fits = not batch or job.wish.nms_iou == batch[0].wish.nms_iou
+            fits = not batch or job.wish.goes_with(batch[0].wish)
             (batch if fits and len(batch) < self._most else left).append(job)
         self._waiting = left
         return batch
@@ -130,12 +134,6 @@ class Batcher:
             [job.image for job in batch],
             score=min(wish.score for wish in wishes),
             nms_iou=wishes[0].nms_iou,
-            max_detections=max(wish.max_detections for wish in wishes),
+            max_detections=wishes[0].max_detections,
         )
-        return [_cut(each, wish) for each, wish in zip(found, wishes, strict=True)]
-
-
-def _cut(found: Detections, wish: Wish) -> Detections:
-    """The best so many that are above the score."""
-    keep = (found.scores > wish.score).nonzero()[0][: wish.max_detections]
-    return Detections(found.boxes[keep], found.scores[keep], found.labels[keep], found.class_names)
+        return [each.above(wish.score) for each, wish in zip(found, wishes, strict=True)]

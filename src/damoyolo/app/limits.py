@@ -22,13 +22,13 @@ class Limits:
         connections: open at a time.
     """
 
-    upload_mb: float = 20
-    megapixels: float = 50
+    upload_mb: float = 20.0
+    megapixels: float = 50.0
     waiting: int = 64
     batch_size: int = 8
-    upload_s: float = 30
-    head_s: float = 10
-    all_uploads_mb: float = 256
+    upload_s: float = 30.0
+    head_s: float = 10.0
+    all_uploads_mb: float = 256.0
     connections: int = 800
 
 

@@ -123,6 +123,7 @@ def server_for(app: FastAPI, limits: Limits) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
         http=impatient(limits),
+        loop="asyncio",
         ws="none",
         log_level="warning",
         access_log=False,
