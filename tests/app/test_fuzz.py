@@ -1,30 +1,71 @@
-"""The API against what its own description allows, and what it does not."""
+"""The API against its own description: Schemathesis sends what that allows, and what it forbids."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, settings
-from schemathesis.schemas import BaseSchema
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.schemas import APIOperation, BaseSchema
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-EXAMPLES = 20
-"""Of each operation."""
+from live_server import encoded
+
+UNHURRIED = settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+OPERATIONS = ["POST /predict", "GET /model", "GET /health", "GET /metrics"]
 
 
 @pytest.fixture(scope="module")
-def api(address: str) -> BaseSchema:
+def schema(address: str) -> BaseSchema:
     return schemathesis.openapi.from_url(f"{address}openapi.json")
 
 
-schema = schemathesis.pytest.from_fixture("api")
+def operation(schema: BaseSchema, label: str) -> APIOperation[Any, Any, Any, Any]:
+    verb, path = label.split()
+    found: APIOperation[Any, Any, Any, Any] = schema[path][verb]
+    return found
 
 
-@schema.parametrize()
-@settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
-)
-def test_the_api_does_what_it_says(case: schemathesis.Case) -> None:
-    case.call_and_validate(timeout=20)
+def test_all_of_the_api_is_tried(schema: BaseSchema) -> None:
+    assert [result.ok().label for result in schema.get_all_operations()] == OPERATIONS
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
+@pytest.mark.parametrize("label", OPERATIONS)
+def test_the_api_does_what_it_says(schema: BaseSchema, label: str, mode: GenerationMode) -> None:
+    known = operation(schema, label)
+    if mode is GenerationMode.NEGATIVE and not (known.query or known.body):
+        pytest.skip("takes nothing that could be wrong")
+
+    @UNHURRIED
+    @given(case=known.as_strategy(generation_mode=mode))
+    def send(case: schemathesis.Case) -> None:
+        # that random bytes are an image, and that there are options of other names, no description can forbid
+        case.call_and_validate(excluded_checks=[positive_data_acceptance], timeout=20)
+
+    send()
+
+
+def test_real_images_are_accepted_with_every_option_that_is_allowed(schema: BaseSchema) -> None:
+    known, images = (
+        operation(schema, OPERATIONS[0]),
+        [encoded(suffix=suffix) for suffix in (".png", ".jpg", ".webp")],
+    )
+
+    @UNHURRIED
+    @given(case=known.as_strategy(generation_mode=GenerationMode.POSITIVE), image=st.sampled_from(images))
+    def send(case: schemathesis.Case, image: bytes) -> None:
+        case.body = image
+        answer = case.call_and_validate(timeout=20)
+        assert answer.status_code == 200
+
+    send()

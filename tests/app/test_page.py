@@ -141,7 +141,7 @@ def test_many_pictures_are_walked_through_by_arrow_keys(page: Page) -> None:
 def test_it_fits_a_phone_and_sharp_screens(browser: Browser, page: Page) -> None:
     give(page, "pasted.png", by="paste")
     page.set_viewport_size({"width": 390, "height": 844})
-    expect(page.locator("#canvas")).to_have_js_property("clientWidth", 374)
+    expect(page.locator("#canvas")).to_have_js_property("clientWidth", 366)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     sharp = browser.new_context(device_scale_factor=3, viewport={"width": 390, "height": 844})
     phone = sharp.new_page()
