@@ -47,7 +47,8 @@ def running(model: ServedModel, limits: Limits | None = None, access: Access | N
         try:
             until = time.monotonic() + 20
             while not server.started:
-                assert thread.is_alive() and time.monotonic() < until
+                assert thread.is_alive()
+                assert time.monotonic() < until
                 time.sleep(0.01)
             yield address
         finally:

@@ -27,9 +27,9 @@ def client(address: str) -> Iterator[httpx.Client]:
         yield found
 
 
-def test_it_finds_what_predict_finds(client: httpx.Client, model: ServedModel) -> None:
+def test_it_finds_what_predict_finds(client: httpx.Client, served: ServedModel) -> None:
     image = photograph(90, 130)
-    (wanted,) = model.detect([image], score=0.3, nms_iou=0.5, max_detections=50)
+    (wanted,) = served.detect([image], score=0.3, nms_iou=0.5, max_detections=50)
     assert len(wanted) > 5
     answer = client.post("/predict?score=0.3&nms_iou=0.5&max_detections=50", content=encoded(image))
     said = answer.raise_for_status().json()
@@ -84,8 +84,8 @@ def test_a_wrong_address_gets_a_sentence(client: httpx.Client, verb: str, path: 
     assert "/docs tells what there is" in answer.json()["error"]
 
 
-def test_too_many_bytes_are_refused_before_they_are_read_and_while_they_come(model: ServedModel) -> None:
-    with running(model, Limits(upload_mb=0.5)) as address, httpx.Client(base_url=address) as client:
+def test_too_many_bytes_are_refused_before_they_are_read_and_while_they_come(served: ServedModel) -> None:
+    with running(served, Limits(upload_mb=0.5)) as address, httpx.Client(base_url=address) as client:
         promised = client.post("/predict", content=bytes(2**20))
         sent = client.post("/predict", content=iter([bytes(2**18)] * 3))
         for answer in (promised, sent):
@@ -93,7 +93,7 @@ def test_too_many_bytes_are_refused_before_they_are_read_and_while_they_come(mod
             assert answer.json()["error"] == "body: has more than 0.5 MiB; send a smaller or compressed image"
 
 
-def test_the_card_says_what_the_model_is(client: httpx.Client, model: ServedModel) -> None:
+def test_the_card_says_what_the_model_is(client: httpx.Client, served: ServedModel) -> None:
     card = client.get("/model").raise_for_status().json()
     assert (card["name"], card["weights"], card["image_size"]) == ("tiny", "tiny.safetensors", [64, 96])
     assert [each["name"] for each in card["classes"]] == list(CLASS_NAMES)
@@ -130,16 +130,16 @@ def test_the_pages_need_nothing_from_elsewhere(client: httpx.Client) -> None:
         assert addresses <= {"http://www.w3.org/2000/svg"}, file
 
 
-def test_a_failure_of_the_network_is_told_and_survived(model: ServedModel) -> None:
+def test_a_failure_of_the_network_is_told_and_survived(served: ServedModel) -> None:
     calls = []
 
     def fail_first(*arguments: object, **options: object) -> object:
         calls.append(options)
         if len(calls) == 1:
             raise ValueError("a secret of the inside")
-        return model.detect(*arguments, **options)
+        return served.detect(*arguments, **options)
 
-    broken = dataclasses.replace(model, detect=fail_first)
+    broken = dataclasses.replace(served, detect=fail_first)
     with running(broken) as address, httpx.Client(base_url=address) as client:
         answer = client.post("/predict", content=encoded())
         assert (answer.status_code, "secret" in answer.text) == (500, False)
@@ -147,8 +147,8 @@ def test_a_failure_of_the_network_is_told_and_survived(model: ServedModel) -> No
         assert client.post("/predict", content=encoded()).status_code == 200
 
 
-def test_a_file_that_suppresses_by_itself_has_its_own_overlap(model: ServedModel) -> None:
-    own = dataclasses.replace(model, own_nms=True, nms_iou=0.6)
+def test_a_file_that_suppresses_by_itself_has_its_own_overlap(served: ServedModel) -> None:
+    own = dataclasses.replace(served, own_nms=True, nms_iou=0.6)
     with running(own) as address, httpx.Client(base_url=address) as client:
         answer = client.post("/predict?nms_iou=0.5", content=encoded())
         assert answer.status_code == 422
@@ -158,9 +158,9 @@ def test_a_file_that_suppresses_by_itself_has_its_own_overlap(model: ServedModel
         assert client.post("/predict?nms_iou=0.6", content=encoded()).status_code == 200
 
 
-def test_a_token_is_asked_for_where_there_are_secrets(model: ServedModel) -> None:
+def test_a_token_is_asked_for_where_there_are_secrets(served: ServedModel) -> None:
     with (
-        running(model, access=Access(TOKEN)) as address,
+        running(served, access=Access(TOKEN)) as address,
         httpx.Client(base_url=address) as client,
     ):
         for given in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {TOKEN}"}):
@@ -172,9 +172,9 @@ def test_a_token_is_asked_for_where_there_are_secrets(model: ServedModel) -> Non
         assert client.get("/").status_code == client.get("/health").status_code == 200
 
 
-def test_a_name_that_was_pointed_here_is_not_served(model: ServedModel) -> None:
+def test_a_name_that_was_pointed_here_is_not_served(served: ServedModel) -> None:
     with (
-        running(model, access=Access(hosts=LOCAL_NAMES)) as address,
+        running(served, access=Access(hosts=LOCAL_NAMES)) as address,
         httpx.Client(base_url=address) as client,
     ):
         assert client.get("/model", headers={"host": "evil.example"}).status_code == 403
@@ -182,7 +182,7 @@ def test_a_name_that_was_pointed_here_is_not_served(model: ServedModel) -> None:
             assert client.get("/model", headers={"host": name}).status_code == 200
 
 
-def test_large_images_wait_in_little_memory(model: ServedModel) -> None:
-    prepared = model.prepare(np.zeros((3000, 4000, 3), np.uint8))
+def test_large_images_wait_in_little_memory(served: ServedModel) -> None:
+    prepared = served.prepare(np.zeros((3000, 4000, 3), np.uint8))
     assert prepared.pixels.nbytes == 64 * 96 * 3
     assert prepared.original == (3000, 4000)

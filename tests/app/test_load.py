@@ -25,13 +25,13 @@ QUICK = Limits(waiting=3, upload_s=0.4, head_s=0.3, all_uploads_mb=1.0, connecti
 
 
 class Held:
-    """The model, that waits until it may."""
+    """The served, that waits until it may."""
 
-    def __init__(self, model: ServedModel) -> None:
+    def __init__(self, served: ServedModel) -> None:
         self.go_on = threading.Event()
         self.images = 0
-        self._detect = model.detect
-        self.model = dataclasses.replace(model, detect=self.detect)
+        self._detect = served.detect
+        self.model = dataclasses.replace(served, detect=self.detect)
 
     def detect(self, images: Sequence[np.ndarray], **options: Any) -> list[Detections]:
         self.images += len(images)
@@ -40,8 +40,8 @@ class Held:
 
 
 @pytest.fixture(scope="module")
-def quick(model: ServedModel) -> Iterator[str]:
-    with running(model, QUICK) as address:
+def quick(served: ServedModel) -> Iterator[str]:
+    with running(served, QUICK) as address:
         yield address
 
 
@@ -65,8 +65,8 @@ def inside(address: str) -> int:
     return int(httpx.get(f"{address}health").json()["inside"])
 
 
-def test_who_comes_when_all_places_are_taken_is_told_when_to_come_again(model: ServedModel) -> None:
-    held = Held(model)
+def test_who_comes_when_all_places_are_taken_is_told_when_to_come_again(served: ServedModel) -> None:
+    held = Held(served)
     with running(held.model, QUICK) as address, ThreadPoolExecutor(3) as pool:
         waiting = [pool.submit(predict, address) for _ in range(3)]
         until(lambda: inside(address) == 3)
@@ -80,8 +80,8 @@ def test_who_comes_when_all_places_are_taken_is_told_when_to_come_again(model: S
         assert inside(address) == 0
 
 
-def test_who_goes_away_gives_the_place_free_and_is_not_computed(model: ServedModel) -> None:
-    held = Held(model)
+def test_who_goes_away_gives_the_place_free_and_is_not_computed(served: ServedModel) -> None:
+    held = Held(served)
     with running(held.model, QUICK) as address, ThreadPoolExecutor(1) as pool:
         first = pool.submit(predict, address)
         until(lambda: held.images == 1)

@@ -32,7 +32,10 @@ DROP = """([files, target]) => {
 }"""
 """Evaluated outside the page's own scripts, which its policy keeps from evaluating anything."""
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; apt-get install chromium")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; apt-get install chromium"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -204,8 +207,8 @@ def test_the_api_is_explained_and_tried(page: Page, address: str) -> None:
     expect(page.locator("pre:visible")).to_contain_text('"status": "ok"')
 
 
-def test_a_token_is_asked_for_or_taken_from_the_address(browser: Browser, model: ServedModel) -> None:
-    with running(model, access=Access("a-long-secret")) as address:
+def test_a_token_is_asked_for_or_taken_from_the_address(browser: Browser, served: ServedModel) -> None:
+    with running(served, access=Access("a-long-secret")) as address:
         context = browser.new_context()
         asked = context.new_page()
         asked.goto(address)

@@ -34,7 +34,7 @@ _LOG = logging.getLogger("damoyolo.app")
 
 @dataclass(frozen=True)
 class Access:
-    """Who may ask: all who know the `token`, if there is one, by one of the names `hosts`, if there are any."""
+    """Who may ask: who knows the `token`, if there is one, by one of the names `hosts`, if there are any."""
 
     token: str | None = None
     hosts: Collection[str] = ()

@@ -21,8 +21,8 @@ def read_picture(data: bytes, megapixels: float) -> UInt8[ndarray, "h w 3"]:
     """The upright image, RGB 0..255, of the bytes of a file.
 
     Raises:
-        RefusedError: 415 for what is no image of the `FORMATS`, 413 for one with more pixels, by its header and so
-            before a pixel is decoded, and 422 for a damaged one.
+        RefusedError: 415 for what is no image of the `FORMATS`, 413 for one with more pixels, by its header
+            and so before a pixel is decoded, and 422 for a damaged one.
     """
     width, height = _promised_size(data)
     if width * height > megapixels * 1e6:

@@ -6,7 +6,6 @@ import errno
 import ipaddress
 import socket
 from collections.abc import Callable
-from functools import partial
 
 import uvicorn
 from fastapi import FastAPI
@@ -31,7 +30,7 @@ def serve(
     port: int = 8000,
     token: str | None = None,
     limits: Limits | None = None,
-    say: Callable[[str], None] = partial(print, flush=True),
+    say: Callable[[str], None] = print,
 ) -> None:
     """Serve the model until Ctrl-C or a request to terminate.
 

@@ -25,8 +25,8 @@ class Uploads:
         """The whole body; its bytes count as held until the block ends. Unless `wanted` it is thrown away.
 
         Raises:
-            RefusedError: 413 if it is too large, 408 if it takes too long, 503 if all of them are too large, 400
-                if it is empty or its length is no number.
+            RefusedError: 413 if it is too large, 408 if it takes too long, 503 if all of them are too large,
+                400 if it is empty or its length is no number.
             ClientDisconnect: if the client goes away.
         """
         self._check_promise(request)

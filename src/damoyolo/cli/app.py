@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -62,4 +63,4 @@ def app(
     limits = Limits(
         upload_mb=max_upload_mb, megapixels=max_megapixels, waiting=max_waiting, batch_size=batch_size
     )
-    serve(model, host=host, port=port, token=token, limits=limits)
+    serve(model, host=host, port=port, token=token, limits=limits, say=partial(print, flush=True))
