@@ -80,6 +80,20 @@ def test_who_comes_when_all_places_are_taken_is_told_when_to_come_again(served: 
         assert inside(address) == 0
 
 
+def test_a_file_that_was_not_kept_is_refused_even_if_there_is_room_at_its_end(served: ServedModel) -> None:
+    held, body = Held(served), encoded()
+    with running(held.model, QUICK) as address, ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(predict, address) for _ in range(3)]
+        until(lambda: inside(address) == 3)
+        with connect(address) as late:
+            late.sendall(HEAD.format(len(body)).encode() + body[:100])
+            time.sleep(0.05)
+            held.go_on.set()
+            assert [each.result().status_code for each in waiting] == [200] * 3
+            late.sendall(body[100:])
+            assert late.recv(4096).startswith(b"HTTP/1.1 503")
+
+
 def test_who_goes_away_gives_the_place_free_and_is_not_computed(served: ServedModel) -> None:
     held = Held(served)
     with running(held.model, QUICK) as address, ThreadPoolExecutor(1) as pool:

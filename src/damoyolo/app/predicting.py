@@ -61,9 +61,11 @@ class Predictor:
 
     async def _take_in(self, request: Request, place: ExitStack) -> tuple[Prepared, float, float]:
         """The image at the network's size, and seconds of upload and of decoding; nothing keeps the file."""
-        begun = time.perf_counter()
-        async with self._uploads.body(request, wanted=not self._is_full) as body:
+        begun, full = time.perf_counter(), self._is_full
+        async with self._uploads.body(request, wanted=not full) as body:
             upload_s = time.perf_counter() - begun
+            if full or self._is_full:
+                raise busy("queue", self._batcher.seconds_for(self.inside))
             place.enter_context(self._place())
             decoding = asyncio.get_running_loop().run_in_executor(self._decoders, self._decode, body)
             prepared, decode_s = await _unless_gone(request, decoding)
@@ -80,9 +82,7 @@ class Predictor:
 
     @contextmanager
     def _place(self) -> Iterator[None]:
-        """Among those that are decoded, wait or are computed; `RefusedError` if there is none."""
-        if self._is_full:
-            raise busy("queue", self._batcher.seconds_for(self.inside))
+        """Among those that are decoded, wait or are computed."""
         self.inside += 1
         self._metrics.inside.set(self.inside)
         try:
