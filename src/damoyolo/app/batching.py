@@ -89,7 +89,7 @@ class Batcher:
         return await job.answer
 
     def seconds_for(self, images: int) -> int:
-        """About how long so many take, rounded up, at least 1 and at most 60."""
+        """About how long so many take, rounded up, from 1 to 60."""
         return min(60, max(1, math.ceil(images * self._image_s)))
 
     async def _run(self) -> None:

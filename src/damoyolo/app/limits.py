@@ -18,6 +18,8 @@ class Limits:
         batch_size: images that the network gets at once.
         upload_s: seconds within which the whole of a file must have arrived.
         head_s: seconds within which a connection must have sent the head of a request.
+        idle_s: seconds that a connection may wait for its next request; longer than any Retry-After, so that
+            who comes again does not meet a closing door.
         all_uploads_mb: MiB of files that are arriving or wait to be decoded, of all clients together.
         connections: open at a time.
     """
@@ -28,6 +30,7 @@ class Limits:
     batch_size: int = 8
     upload_s: float = 30.0
     head_s: float = 10.0
+    idle_s: int = 75
     all_uploads_mb: float = 256.0
     connections: int = 800
 

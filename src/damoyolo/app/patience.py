@@ -35,16 +35,18 @@ def impatient(limits: Limits) -> type[asyncio.Protocol]:
             else:
                 self._expect_head()
 
-        def on_response_complete(self) -> None:
-            super().on_response_complete()
-            self._expect_head()
+        def data_received(self, data: bytes) -> None:
+            if self._head_timer is None and self.conn.their_state is h11.IDLE:
+                self._expect_head()
+            super().data_received(data)
+            if self.conn.their_state is not h11.IDLE:
+                self._forget_timer()
 
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
             self._forget_timer()
 
         def _expect_head(self) -> None:
-            self._forget_timer()
             self._head_timer = self.loop.call_later(limits.head_s, self._give_up)
 
         def _forget_timer(self) -> None:

@@ -127,7 +127,7 @@ def server_for(app: FastAPI, limits: Limits) -> uvicorn.Server:
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_keep_alive=5,
+        timeout_keep_alive=limits.idle_s,
         timeout_graceful_shutdown=5,
     )
     return uvicorn.Server(config)
