@@ -113,7 +113,7 @@ async def attack(address, options, body):
 def report(seen, metrics, options):
     images, batches = (number(metrics, f"damoyolo_batch_images_{what}") for what in ("sum", "count"))
     p50, p90, p99 = np.percentile(seen.seconds, [50, 90, 99])
-    begin, end = (np.median(part) for part in np.array_split(np.array(seen.memory_mib), 6)[1::4])
+    sixths = [f"{np.median(part):.0f}" for part in np.array_split(np.array(seen.memory_mib), 6)]
     print(describe_machine())
     print(f"{options.clients} clients, {options.rude} rude ones, {options.seconds} s")
     print(f"answers: {dict(seen.statuses)}; connections lost: {len(seen.lost)} {seen.lost[:3]}")
@@ -124,8 +124,7 @@ def report(seen, metrics, options):
     )
     health_ms = 1e3 * np.array(seen.health_s)
     print(f"/health meanwhile: p50 {np.median(health_ms):.0f} ms, longest {health_ms.max():.0f} ms")
-    most = max(seen.memory_mib)
-    print(f"memory: {begin:.0f} MiB in the second sixth, {end:.0f} in the last, most {most:.0f}")
+    print(f"memory in MiB, medians of six parts: {', '.join(sixths)}; most {max(seen.memory_mib):.0f}")
     return not seen.lost and not seen.impolite and set(seen.statuses) <= set(POLITE)
 
 

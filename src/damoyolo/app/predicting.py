@@ -33,7 +33,7 @@ class Predictor:
     """
 
     def __init__(self, model: ServedModel, batcher: Batcher, limits: Limits, metrics: Metrics) -> None:
-        self._model, self._batcher, self._limits, self._metrics = model, batcher, limits, metrics
+        self._model, self._batcher, self.limits, self._metrics = model, batcher, limits, metrics
         self._uploads = Uploads(limits)
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decoder")
         self.inside = 0
@@ -73,12 +73,12 @@ class Predictor:
 
     def _decode(self, body: bytes) -> tuple[Prepared, float]:
         begun = time.perf_counter()
-        prepared = self._model.prepare(read_picture(body, self._limits.megapixels))
+        prepared = self._model.prepare(read_picture(body, self.limits.megapixels))
         return prepared, time.perf_counter() - begun
 
     @property
     def _is_full(self) -> bool:
-        return self.inside >= self._limits.waiting
+        return self.inside >= self.limits.waiting
 
     @contextmanager
     def _place(self) -> Iterator[None]:

@@ -31,32 +31,35 @@ class Uploads:
         """
         self._check_promise(request)
         chunks: list[bytes] = []
-        size = held = 0
+        try:
+            await self._read(request, chunks if wanted else None)
+            if wanted and not chunks:
+                raise RefusedError(
+                    400, "empty", "body: is empty; send the bytes of an image file as the body"
+                )
+            yield b"".join(chunks)
+        finally:
+            self.held -= sum(map(len, chunks))
+
+    async def _read(self, request: Request, chunks: list[bytes] | None) -> None:
+        """Add what arrives to the list, if there is one."""
+        size = 0
         try:
             async with asyncio.timeout(self._limits.upload_s):
                 async for chunk in request.stream():
                     size += len(chunk)
                     if size > self._most:
                         raise self._too_large()
-                    if wanted:
-                        held += len(chunk)
-                        self.held += len(chunk)
-                        if self.held > self._most_of_all:
-                            raise busy("uploads", 1)
-                        chunks.append(chunk)
-            if wanted and not size:
-                raise RefusedError(
-                    400, "empty", "body: is empty; send the bytes of an image file as the body"
-                )
-            yield b"".join(chunks)
+                    if chunks is None or not chunk:
+                        continue
+                    if self.held + len(chunk) > self._most_of_all:
+                        raise busy("uploads", 1)
+                    self.held += len(chunk)
+                    chunks.append(chunk)
         except TimeoutError as error:
-            raise RefusedError(
-                408,
-                "slow",
-                f"body: did not arrive within {self._limits.upload_s:g} s; send a smaller image",
-            ) from error
-        finally:
-            self.held -= held
+            seconds = self._limits.upload_s
+            text = f"body: did not arrive within {seconds:g} s; send a smaller image"
+            raise RefusedError(408, "slow", text) from error
 
     def _check_promise(self, request: Request) -> None:
         promised = request.headers.get("content-length", "0")
