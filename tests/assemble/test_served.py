@@ -46,6 +46,7 @@ def test_small_inputs_give_the_same_boxes_as_whole_photographs(
         np.testing.assert_array_equal(labels, wanted_labels)
 
 
+@pytest.mark.slow
 def test_an_exported_file_is_served_as_its_model(tmp_path: Path) -> None:
     model = opened(tmp_path)
     file = tmp_path / "tiny.onnx"
