@@ -23,7 +23,7 @@ TOKEN = "a-long-secret"
 
 @pytest.fixture
 def client(address: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=address, timeout=30) as found:
+    with httpx.Client(base_url=address, timeout=60) as found:
         yield found
 
 
@@ -85,7 +85,10 @@ def test_a_wrong_address_gets_a_sentence(client: httpx.Client, verb: str, path: 
 
 
 def test_too_many_bytes_are_refused_before_they_are_read_and_while_they_come(served: ServedModel) -> None:
-    with running(served, Limits(upload_mb=0.5)) as address, httpx.Client(base_url=address) as client:
+    with (
+        running(served, Limits(upload_mb=0.5)) as address,
+        httpx.Client(base_url=address, timeout=60) as client,
+    ):
         promised = client.post("/predict", content=bytes(2**20))
         sent = client.post("/predict", content=iter([bytes(2**18)] * 3))
         for answer in (promised, sent):
@@ -140,7 +143,7 @@ def test_a_failure_of_the_network_is_told_and_survived(served: ServedModel) -> N
         return served.detect(*arguments, **options)
 
     broken = dataclasses.replace(served, detect=fail_first)
-    with running(broken) as address, httpx.Client(base_url=address) as client:
+    with running(broken) as address, httpx.Client(base_url=address, timeout=60) as client:
         answer = client.post("/predict", content=encoded())
         assert (answer.status_code, "secret" in answer.text) == (500, False)
         assert answer.json()["error"].startswith("the server failed")
@@ -149,7 +152,7 @@ def test_a_failure_of_the_network_is_told_and_survived(served: ServedModel) -> N
 
 def test_a_file_that_suppresses_by_itself_has_its_own_overlap(served: ServedModel) -> None:
     own = dataclasses.replace(served, own_nms=True, nms_iou=0.6)
-    with running(own) as address, httpx.Client(base_url=address) as client:
+    with running(own) as address, httpx.Client(base_url=address, timeout=60) as client:
         answer = client.post("/predict?nms_iou=0.5", content=encoded())
         assert answer.status_code == 422
         assert answer.json()["error"] == (
@@ -161,7 +164,7 @@ def test_a_file_that_suppresses_by_itself_has_its_own_overlap(served: ServedMode
 def test_a_token_is_asked_for_where_there_are_secrets(served: ServedModel) -> None:
     with (
         running(served, access=Access(TOKEN)) as address,
-        httpx.Client(base_url=address) as client,
+        httpx.Client(base_url=address, timeout=60) as client,
     ):
         for given in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {TOKEN}"}):
             for verb, path in (("POST", "/predict"), ("GET", "/model"), ("GET", "/metrics")):
@@ -175,7 +178,7 @@ def test_a_token_is_asked_for_where_there_are_secrets(served: ServedModel) -> No
 def test_a_name_that_was_pointed_here_is_not_served(served: ServedModel) -> None:
     with (
         running(served, access=Access(hosts=LOCAL_NAMES)) as address,
-        httpx.Client(base_url=address) as client,
+        httpx.Client(base_url=address, timeout=60) as client,
     ):
         assert client.get("/model", headers={"host": "evil.example"}).status_code == 403
         for name in ("localhost:8000", "127.0.0.1", "[::1]:8000"):

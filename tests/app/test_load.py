@@ -21,7 +21,7 @@ from damoyolo.detections import Detections
 from live_server import encoded, running
 
 HEAD = "POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n"
-QUICK = Limits(waiting=3, upload_s=0.4, head_s=0.3, all_uploads_mb=1.0, connections=12)
+QUICK = Limits(waiting=3, upload_s=1.5, head_s=1.0, all_uploads_mb=1.0, connections=12)
 
 
 class Held:
@@ -47,22 +47,22 @@ def quick(served: ServedModel) -> Iterator[str]:
 
 def connect(address: str) -> socket.socket:
     where = urlsplit(address)
-    return socket.create_connection((where.hostname, where.port), timeout=10)
+    return socket.create_connection((where.hostname, where.port), timeout=40)
 
 
 def predict(address: str) -> httpx.Response:
-    return httpx.post(f"{address}predict", content=encoded(), timeout=20)
+    return httpx.post(f"{address}predict", content=encoded(), timeout=60)
 
 
 def until(true: Any) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 40
     while not true():
         assert time.monotonic() < end
         time.sleep(0.01)
 
 
 def inside(address: str) -> int:
-    return int(httpx.get(f"{address}health").json()["inside"])
+    return int(httpx.get(f"{address}health", timeout=60).json()["inside"])
 
 
 def test_who_comes_when_all_places_are_taken_is_told_when_to_come_again(served: ServedModel) -> None:
@@ -118,15 +118,15 @@ def test_a_slow_body_is_ended_and_keeps_nobody_waiting(quick: str) -> None:
         assert slow.recv(4096).startswith(b"HTTP/1.1 408")
 
 
-@pytest.mark.parametrize(
-    "sent", [b"", b"POST /predict HTT", b"GET /health HTTP/1.1\r\nhost: localhost\r\nx-slow: "]
-)
-def test_a_slow_head_is_ended(quick: str, sent: bytes) -> None:
-    with connect(quick) as slow:
-        slow.sendall(sent)
-        begun = time.monotonic()
-        assert slow.recv(4096) == b""
-        assert 0.2 < time.monotonic() - begun < 5
+def test_slow_heads_are_ended(quick: str) -> None:
+    begun, slow = time.monotonic(), []
+    for sent in (b"", b"POST /predict HTT", b"GET /health HTTP/1.1\r\nhost: localhost\r\nx-slow: "):
+        slow.append(connect(quick))
+        slow[-1].sendall(sent)
+    for each in slow:
+        assert each.recv(4096) == b""
+        assert time.monotonic() - begun > 0.9 * QUICK.head_s
+        each.close()
 
 
 def test_a_second_slow_head_on_a_connection_is_ended_too(quick: str) -> None:

@@ -40,13 +40,18 @@ def test_a_real_process_serves_until_it_is_told_to_end(weights: str) -> None:
         assert said == "tiny with 3 classes"
         address, _, token = address.partition("#token=")
         answers = [
-            httpx.post(f"{address}predict", content=encoded(), headers={"authorization": f"Bearer {given}"})
+            httpx.post(
+                f"{address}predict",
+                content=encoded(),
+                headers={"authorization": f"Bearer {given}"},
+                timeout=60,
+            )
             for given in (token, "another")
         ]
         assert [answer.status_code for answer in answers] == [413, 401]
         assert "more than 0.002 million" in answers[0].json()["error"]
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) in (0, 130, -signal.SIGINT)
+        assert process.wait(60) in (0, 130, -signal.SIGINT)
         assert "Traceback" not in process.stderr.read()
 
 
