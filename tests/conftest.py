@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from damoyolo.assemble.serving import ServedModel
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "tests" / "golden"
@@ -36,3 +41,20 @@ def shared_data(name: str) -> Path:
     if not path.exists():
         pytest.skip(f"no {name} in {DATA}; set DAMOYOLO_DATA")
     return path
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
+    """A tiny model as the web app takes it."""
+    from live_server import tiny_model
+
+    return tiny_model(tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture(scope="session")
+def address(served: ServedModel) -> Iterator[str]:
+    """Of a server of that model with the usual limits."""
+    from live_server import running
+
+    with running(served) as where:
+        yield where

@@ -16,6 +16,10 @@ EXTRAS = (
     "executorch",
     "ray",
     "scipy",
+    "fastapi",
+    "prometheus_client",
+    "starlette",
+    "uvicorn",
 )
 PROGRAM = f"""
 import sys

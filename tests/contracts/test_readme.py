@@ -17,6 +17,7 @@ GUIDES = {
     "training.md": ("train",),
     "search.md": ("search", "profile", "train"),
     "predict.md": ("predict", "export"),
+    "app.md": ("app", "predict"),
     "deploy.md": ("export", "verify", "bench", "predict"),
 }
 """Pages beside the log, and the verbs whose options they mention."""

@@ -16,7 +16,7 @@ from damoyolo.data.formats import read_dataset
 from damoyolo.detections import MAX_DETECTIONS, PICTURE_SCORE
 from damoyolo.errors import UserError, nearest
 from damoyolo.evaluation import coco
-from damoyolo.export.runtime import open_runtime
+from damoyolo.export.runtime import Runtime, open_runtime
 from damoyolo.export.sessions import ENGINES
 from damoyolo.nn.detector import Detector, fuse
 from damoyolo.prediction import OVERLAP, Finder, detect, flipped, tiled
@@ -96,13 +96,28 @@ def open_finder(
     return finder
 
 
-def _open(weights: str, device: str, image_size: int | str | None, limits: dict[str, Any]) -> Finder:
+def open_model(
+    weights: str, *, device: str = "auto", image_size: int | str | None = None
+) -> Detector | Runtime:
+    """A model ready for inference: a `Detector`, or the `Runtime` of an exported file, by the suffix.
+
+    Args:
+        weights: a size, a weights file or an exported file.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+        image_size: of the network's input in pixels, a side or "HEIGHTxWIDTH"; default the model's own.
+    """
     if Path(weights).suffix not in ENGINES:
-        return partial(detect, prepare(load(weights), device=device, image_size=image_size), **limits)
+        return prepare(load(weights), device=device, image_size=image_size)
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"device '{device}': an exported file runs on cpu or cuda")
-    runtime = open_runtime(weights, device="cuda" if device == "cuda" else "cpu", image_size=image_size)
-    return partial(runtime.detect, **limits)
+    return open_runtime(weights, device="cuda" if device == "cuda" else "cpu", image_size=image_size)
+
+
+def _open(weights: str, device: str, image_size: int | str | None, limits: dict[str, Any]) -> Finder:
+    model = open_model(weights, device=device, image_size=image_size)
+    if isinstance(model, Runtime):
+        return partial(model.detect, **limits)
+    return partial(detect, model, **limits)
 
 
 def evaluate(

@@ -31,6 +31,7 @@ VERBS = {
     "convert": "Turn a checkpoint of the original DAMO-YOLO into one file of ours.",
     "doctor": "Look a data set over before a training: faults, leaks, advice, a corrected copy.",
     "convert-data": "Write a data set in another format: COCO JSON or YOLO text.",
+    "app": "Try a model in the browser, and serve it over HTTP.",
     "demo": "Train, evaluate and detect on a small data set drawn on the spot.",
 }
 

@@ -34,6 +34,11 @@ def read_image(path: str | Path, *, upright: bool = True) -> UInt8[np.ndarray, "
     return _decode(path, _read_bytes(path), cv2.IMREAD_COLOR_RGB, upright)
 
 
+def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
+    """As `read_image`, the image in the bytes of a file; errors call it `name`."""
+    return _decode(name, data, cv2.IMREAD_COLOR_RGB, upright=True)
+
+
 def read_sized(path: str | Path, size: Size, divisor: int = 1) -> UInt8[np.ndarray, "h w 3"]:
     """The image in the frame its annotations are written in, which has the stated (height, width).
 

@@ -1,0 +1,57 @@
+"""A real server on a port of its own, in a thread, with a tiny model."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from damoyolo.app.guard import Access
+from damoyolo.app.limits import Limits
+from damoyolo.app.server import create_app
+from damoyolo.app.serving import address_of, listen, server_for
+from damoyolo.assemble.serving import ServedModel, open_served
+from damoyolo.zoo.weights import save_weights
+from exportable import lively, photograph
+
+
+def tiny_model(folder: Path) -> ServedModel:
+    """Three classes, and sure of many things, right or wrong."""
+    path = folder / "tiny.safetensors"
+    save_weights(lively(), path)
+    return open_served(str(path), device="cpu")
+
+
+def encoded(image: np.ndarray | None = None, suffix: str = ".png") -> bytes:
+    """The bytes of an image file."""
+    pixels = photograph() if image is None else image
+    done, content = cv2.imencode(suffix, pixels[..., ::-1])
+    assert done
+    return content.tobytes()
+
+
+@contextmanager
+def running(model: ServedModel, limits: Limits | None = None, access: Access | None = None) -> Iterator[str]:
+    """The address of a server, such as http://127.0.0.1:43210/."""
+    limits = limits or Limits()
+    with listen("127.0.0.1", 0) as listener:
+        server = server_for(create_app(model, limits, access), limits)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        address = address_of(listener)
+        try:
+            until = time.monotonic() + 20
+            while not server.started:
+                assert thread.is_alive()
+                assert time.monotonic() < until
+                time.sleep(0.01)
+            yield address
+        finally:
+            server.should_exit = True
+            thread.join(20)
+            assert not thread.is_alive()
