@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m
 
-.PHONY: demo test check format clean
+.PHONY: demo test check docs format clean
 
 demo: .venv/ready
 	rm -rf runs/demo
@@ -17,6 +17,9 @@ check: .venv/ready
 	$(RUN) ruff check src tests benchmarks examples
 	$(RUN) mypy
 	$(BIN)/lint-imports
+
+docs: .venv/ready
+	$(RUN) mkdocs build --strict
 
 format: .venv/ready
 	$(RUN) ruff format src tests benchmarks examples
