@@ -1,0 +1,110 @@
+"""Every command and every snippet of the pages and the README runs, page by page, in a small world."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import ROOT
+from damoyolo.assemble import profiling, searching
+from damoyolo.cli import VERBS, build_app, main
+from doc_pages import PAGES, Step, steps
+from doc_world import CHECKED_ONLY, furnish, quickened, reduced
+from fake_device import FakeDevice
+
+RUN = {page: found for page in PAGES if (found := steps(page))}
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return furnish(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture
+def _searchable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The device that pages search for is one whose times are a formula: measuring takes minutes."""
+    monkeypatch.setenv("DAMOYOLO_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(searching, "open_device", lambda *_: FakeDevice())
+    monkeypatch.setattr(profiling, "open_device", lambda *_: FakeDevice())
+    monkeypatch.setattr(profiling, "STRUCTURES", 100)
+    monkeypatch.setattr(profiling, "measure_table", partial(_coarsely, profiling.measure_table))
+
+
+def _coarsely(measure_table: Any, measure: Any, usual: Any, seconds: float, *rest: Any) -> Any:
+    return measure_table(measure, usual, 0.0, *rest)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_searchable")
+@pytest.mark.parametrize("page", RUN)
+def test_what_a_page_tells_to_type_works(
+    page: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = shutil.copytree(world, tmp_path / "here", symlinks=True)
+    monkeypatch.chdir(here)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for step in RUN[page]:
+        if step.language == "python" and not step.not_run:
+            exec(compile(reduced(step.text), f"{page}:{step.line}", "exec"), names)
+        elif step.language == "bash" and not _reason(step):
+            assert _run(step.text) == step.exit_code, f"{page}:{step.line}: {step.text}"
+
+
+def _reason(step: Step) -> str:
+    """Why a command is not run; empty if it is."""
+    return step.not_run or next(
+        (why for start, why in CHECKED_ONLY.items() if step.text.startswith(start)), ""
+    )
+
+
+def _run(command: str) -> int:
+    """The exit code of a command."""
+    words = shlex.split(command)
+    if words[0] == "damoyolo":
+        return main(quickened(command))
+    assert words[0] == "python"
+    return subprocess.run([sys.executable, *words[1:]], check=False, timeout=60).returncode
+
+
+@pytest.mark.parametrize(
+    "step", [step for found in RUN.values() for step in found if _reason(step)], ids=lambda step: step.text
+)
+def test_what_cannot_run_here_is_known_to_what_would_run_it(step: Step) -> None:
+    if step.language == "python":
+        compile(step.text, "page", "exec")
+        return
+    program, *words = shlex.split(step.text)
+    if "damoyolo" in (program, *words[-20:]) and program in ("damoyolo", "torchrun"):
+        given = words[words.index("damoyolo") + 1 :] if program == "torchrun" else words
+        build_app().parse_args(given, exit_on_error=False, print_error=False)
+    elif program == "pip":
+        asked = re.findall(r"\[([\w,]+)\]", step.text)
+        assert {extra for extras in asked for extra in extras.split(",")} <= EXTRAS.keys()
+    elif program == "python":
+        text = (ROOT / words[0]).read_text()
+        assert all(f'"{word}"' in text for word in words if word.startswith("--"))
+    else:
+        assert program == "make"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_within_sentences_have_verbs_and_options_that_exist(page: str) -> None:
+    for command in re.findall(r"`damoyolo ([^`\n]+)`", PAGES[page].read_text()):
+        verb, *words = command.split()
+        if verb.startswith("-"):
+            continue
+        assert verb in (*VERBS, "VERB")
+        if verb in VERBS:
+            arguments = build_app()[verb].assemble_argument_collection(parse_docstring=True)
+            known = {name for argument in arguments for name in argument.names} | {"--help"}
+            assert {word for word in words if word.startswith("--")} <= known
