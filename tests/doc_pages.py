@@ -1,7 +1,7 @@
 """What the documentation tells a reader to type: the commands and the Python of its pages, in order.
 
 Commands stand in ```bash and ```console fences and in indented blocks, Python in ```python fences. A comment in
-the line before a fence says what is special: `<!-- not run: needs a GPU -->`, `<!-- exit code: 1 -->`.
+the line before a block says what is special: `<!-- not run: needs a GPU -->`, `<!-- exit code: 1 -->`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from conftest import ROOT
 
@@ -24,7 +25,7 @@ PAGES = {
 }
 """All but the log, whose commands take hours, and the reference, which is generated."""
 FENCE = re.compile(r"^(`{3,})(\w*).*?\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
-COMMENT = re.compile(r"<!-- (not run|exit code): (.+?) -->\n$")
+COMMENT = re.compile(r"<!-- (not run|exit code): (.+?) -->\n+$")
 INDENTED = re.compile(r"(?:(?<=\n\n)|^)(?: {4}\S.*\n)+", re.MULTILINE)
 PROGRAMS = ("damoyolo", "make", "pip", "python", "torchrun")
 
@@ -51,16 +52,12 @@ def steps(page: str) -> list[Step]:
 
 def _fenced(text: str) -> Iterator[Step]:
     for block in FENCE.finditer(text):
-        comment = COMMENT.search(text[: block.start()])
-        kind, said = comment.groups() if comment else ("", "")
-        reason = said if kind == "not run" else ""
-        code = int(said) if kind == "exit code" else 0
         line = text.count("\n", 0, block.start()) + 1
         if block[2] == "python":
-            yield Step(line, "python", block[3], reason, code)
+            yield Step(line, "python", block[3], **_special(text[: block.start()]))
         elif block[2] in ("bash", "console"):
             for command in _commands(block[3]):
-                yield Step(line, "bash", command, reason, code)
+                yield Step(line, "bash", command, **_special(text[: block.start()]))
 
 
 def _indented(text: str) -> Iterator[Step]:
@@ -69,7 +66,15 @@ def _indented(text: str) -> Iterator[Step]:
         line = plain.count("\n", 0, block.start()) + 1
         for command in _commands(block[0]):
             if command.split()[0] in PROGRAMS:
-                yield Step(line, "bash", command)
+                yield Step(line, "bash", command, **_special(plain[: block.start()]))
+
+
+def _special(before: str) -> dict[str, Any]:
+    """What a comment right before a block says about it."""
+    comment = COMMENT.search(before)
+    if comment is None:
+        return {}
+    return {"not_run": comment[2]} if comment[1] == "not run" else {"exit_code": int(comment[2])}
 
 
 def _commands(block: str) -> Iterator[str]:

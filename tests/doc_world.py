@@ -30,6 +30,7 @@ QUICK: dict[str, dict[str, str]] = {
         "--precision": "float32",
         "--no-augment-epochs": "0",
         "--optim.warmup-epochs": "0.5",
+        "--no-report": "",
     },
     "bench": {"--calls": "2", "--threads": "1"},
     "search": {"--candidates": "300", "--measured": "1"},
@@ -82,13 +83,14 @@ def quickened(command: str) -> list[str]:
     """The words after `damoyolo`, with what makes the verb quick in place."""
     verb, *words = shlex.split(command)[1:]
     for option, value in QUICK.get(verb, {}).items():
-        words = [*_without(words, option), option, value]
+        words = [*_without(words, option), option, *value.split()]
     if verb == "train" and "--resume" not in words:
         words = [TINY if before == "--model" and word in SIZES else word for before, word in _pairs(words)]
         if "--model" not in words:
             words += ["--model", TINY]
-        output = words[words.index("--output") + 1] if "--output" in words else "runs/train"
-        shutil.rmtree(output, ignore_errors=True)  # a page that trains makes its own
+    if verb in ("train", "search") and "--resume" not in words:  # begins anew, whatever pages did before
+        output = words[words.index("--output") + 1] if "--output" in words else f"runs/{verb}"
+        shutil.rmtree(output, ignore_errors=True)
     return [verb, *words]
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from conftest import ROOT
@@ -34,8 +35,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _searchable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The device that pages search for is one whose times are a formula: measuring takes minutes."""
     monkeypatch.setenv("DAMOYOLO_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(searching, "open_device", lambda *_: FakeDevice())
-    monkeypatch.setattr(profiling, "open_device", lambda *_: FakeDevice())
+    for module in (searching, profiling):
+        monkeypatch.setattr(module, "open_device", lambda *_: FakeDevice(factor=0.3))
     monkeypatch.setattr(profiling, "STRUCTURES", 100)
     monkeypatch.setattr(profiling, "measure_table", partial(_coarsely, profiling.measure_table))
 
@@ -52,7 +53,7 @@ def test_what_a_page_tells_to_type_works(
 ) -> None:
     here = shutil.copytree(world, tmp_path / "here", symlinks=True)
     monkeypatch.chdir(here)
-    names: dict[str, Any] = {"__name__": "__main__"}
+    names: dict[str, Any] = {"__name__": "__main__", "pixels": np.zeros((90, 150, 3), np.uint8)}
     for step in RUN[page]:
         if step.language == "python" and not step.not_run:
             exec(compile(reduced(step.text), f"{page}:{step.line}", "exec"), names)
