@@ -25,7 +25,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     root = Path(config.config_file_path).parent
     linked: set[str] = set()
     for file in files.documentation_pages():
-        linked |= {path for link in LINK.findall(file.content_string) if (path := _outside(link, file.src_uri))}
+        linked |= {
+            path for link in LINK.findall(file.content_string) if (path := _outside(link, file.src_uri))
+        }
     for path in sorted(linked):
         if (root / path).is_file():
             files.append(File.generated(config, _page_of(path), content=_shown(root / path, path)))

@@ -13,10 +13,14 @@ import cv2
 
 from clips import moving_red, write_clip
 from conftest import ROOT
-from damoyolo.assemble import export_model, load, train
+from damoyolo.assemble import export_model
+from damoyolo.data.shapes import CLASS_NAMES
 from damoyolo.zoo import SIZES
+from damoyolo.zoo.weights import save_weights
+from doc_pages import Step
+from exportable import lively
 from reference_files import checkpoint
-from tiny_runs import spec_in, tiny, write_data
+from tiny_runs import spec_in, write_data
 
 TINY = "tiny.yaml"
 """Trained in place of the seven sizes."""
@@ -52,6 +56,18 @@ CHECKED_ONLY = {
     "python benchmarks/": "takes minutes; the script and its options are checked",
 }
 """What cannot run here, by how it begins."""
+ONCE = {
+    " bench ": ("tutorial.md", "starts a process for every file"),
+    " --int8 ": ("deploy/int8.md", "measures accuracy and speed of many files"),
+}
+"""What takes seconds even so, by a word in it, and the page where it is run; on the others its options are checked."""
+
+
+def why_not(page: str, step: Step) -> str:
+    """Why something is not run; empty if it is."""
+    reasons = [why for start, why in CHECKED_ONLY.items() if step.text.startswith(start)]
+    reasons += [why for word, (only, why) in ONCE.items() if word in step.text and page != only]
+    return step.not_run or next(iter(reasons), "")
 
 
 def furnish(folder: Path) -> Path:
@@ -70,10 +86,11 @@ def furnish(folder: Path) -> Path:
     for name in ("holiday.mp4", "door.mp4"):
         write_clip(folder / name, moving_red(4), codec="mp4v")
     checkpoint(folder / "x.pth")
-    run = train(tiny(data, folder / "runs" / "mine", epochs=1)).best
-    shutil.copytree(folder / "runs" / "mine", folder / "runs" / "large")
+    model = lively(image_size=(64, 64), class_names=CLASS_NAMES)
+    for name in ("mine", "large"):
+        save_weights(model, folder / "runs" / name / "best.safetensors")
     for name in ("mine.onnx", "mine.xml"):
-        export_model(load(run), folder / name)
+        export_model(model, folder / name)
     for name in ("examples", "benchmarks"):
         (folder / name).symlink_to(ROOT / name)
     return folder

@@ -19,7 +19,7 @@ from conftest import ROOT
 from damoyolo.assemble import profiling, searching
 from damoyolo.cli import VERBS, build_app, main
 from doc_pages import PAGES, Step, steps
-from doc_world import CHECKED_ONLY, furnish, quickened, reduced
+from doc_world import furnish, quickened, reduced, why_not
 from fake_device import FakeDevice
 
 RUN = {page: found for page in PAGES if (found := steps(page))}
@@ -55,17 +55,12 @@ def test_what_a_page_tells_to_type_works(
     monkeypatch.chdir(here)
     names: dict[str, Any] = {"__name__": "__main__", "pixels": np.zeros((90, 150, 3), np.uint8)}
     for step in RUN[page]:
-        if step.language == "python" and not step.not_run:
+        if why_not(page, step):
+            continue
+        if step.language == "python":
             exec(compile(reduced(step.text), f"{page}:{step.line}", "exec"), names)
-        elif step.language == "bash" and not _reason(step):
+        else:
             assert _run(step.text) == step.exit_code, f"{page}:{step.line}: {step.text}"
-
-
-def _reason(step: Step) -> str:
-    """Why a command is not run; empty if it is."""
-    return step.not_run or next(
-        (why for start, why in CHECKED_ONLY.items() if step.text.startswith(start)), ""
-    )
 
 
 def _run(command: str) -> int:
@@ -78,7 +73,9 @@ def _run(command: str) -> int:
 
 
 @pytest.mark.parametrize(
-    "step", [step for found in RUN.values() for step in found if _reason(step)], ids=lambda step: step.text
+    "step",
+    [step for page, found in RUN.items() for step in found if why_not(page, step)],
+    ids=lambda step: step.text.splitlines()[0],
 )
 def test_what_cannot_run_here_is_known_to_what_would_run_it(step: Step) -> None:
     if step.language == "python":
