@@ -1,7 +1,7 @@
 """Make the pictures of these pages with the tutorial's own commands: `python docs/pictures.py FOLDER`.
 
-FOLDER is where the tutorial's commands were run, or a new one: what is missing there is made, the training included.
-Every picture says in `COMMANDS` what it comes from.
+FOLDER is where the tutorial's commands were run, or a new one: what is missing there is made, the training
+included. `COMMANDS` has for every picture what it comes from.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What MkDocs adds to these pages: the command line's reference, and the source files that they link to.
 
-Pages link to files of the repository, such as `../src/damoyolo/nn/neck.py`, so that the links work wherever the
-repository is read. The site has no repository beside it, so each such file becomes a page of its own.
+Pages link to files of the repository, such as `../src/damoyolo/nn/neck.py`, so that the links work wherever
+the repository is read. The site has no repository beside it, so each such file becomes a page of its own.
 """
 
 from __future__ import annotations

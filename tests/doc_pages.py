@@ -1,7 +1,7 @@
 """What the documentation tells a reader to type: the commands and the Python of its pages, in order.
 
-Commands stand in ```bash and ```console fences and in indented blocks, Python in ```python fences. A comment in
-the line before a block says what is special: `<!-- not run: needs a GPU -->`, `<!-- exit code: 1 -->`.
+Commands stand in ```bash and ```console fences and in indented blocks, Python in ```python fences. A comment
+in the line before a block says what is special: `<!-- not run: needs a GPU -->`, `<!-- exit code: 1 -->`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from conftest import ROOT

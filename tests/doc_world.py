@@ -1,6 +1,7 @@
 """A small world in which the documentation's commands run as they are written, and what makes them quick.
 
-Paths that the pages mention exist in it, so nothing is replaced there. What is made smaller is in the tables below.
+Paths that the pages mention exist in it, so nothing is replaced there. What is made smaller is in the tables
+below.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ QUICK: dict[str, dict[str, str]] = {
 SMALLER = {
     "train=600, val=100, image_size=160": "train=10, val=4, image_size=64",
     "image_size=320": "image_size=64",
-    "max_gflops=2.0, max_layers=19, image_size=416": "max_gflops=2.0, max_layers=19, image_size=416, candidates=300",
+    "max_layers=19, image_size=416": "max_layers=19, image_size=416, candidates=300",
 }
 """Likewise, in Python."""
 CHECKED_ONLY = {
@@ -60,7 +61,7 @@ ONCE = {
     " bench ": ("tutorial.md", "starts a process for every file"),
     " --int8 ": ("deploy/int8.md", "measures accuracy and speed of many files"),
 }
-"""What takes seconds even so, by a word in it, and the page where it is run; on the others its options are checked."""
+"""What takes seconds even so, by a word in it, and the page where it is run; elsewhere it is checked."""
 
 
 def why_not(page: str, step: Step) -> str:
@@ -71,7 +72,7 @@ def why_not(page: str, step: Step) -> str:
 
 
 def furnish(folder: Path) -> Path:
-    """Everything that pages take for granted: data, photographs, videos, checkpoints, a run, exported files."""
+    """Everything that pages take for granted: data, photographs, videos, weights, exported files."""
     data = write_data(folder / "path" / "to" / "data")
     shutil.copy(spec_in(data), folder / TINY)
     bccd = shutil.copytree(data, folder / "bccd")
