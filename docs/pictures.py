@@ -40,7 +40,6 @@ LEFT_BEHIND = {
     "front.png": "runs/front/front.png",
 }
 """What a command leaves when it has ended."""
-SHOWN = 4
 
 
 def montage(files: list[Path], height: int) -> np.ndarray:
@@ -75,8 +74,9 @@ def curves(metrics: Path, output: Path) -> None:
             marker="o",
             label=name.upper(),
         )
-    for axes, title in ((left, "loss"), (right, "validation")):
-        axes.set(title=title, xlabel="epoch", ylim=(0, None))
+    left.set(title="loss", xlabel="epoch", ylim=(0, None))
+    right.set(title="validation", xlabel="epoch", ylim=(0, 1))
+    for axes in (left, right):
         axes.legend()
     figure.savefig(output, dpi=90)
 
@@ -92,13 +92,12 @@ def make(folder: Path) -> None:
             sys.exit(f"{name}: failed: damoyolo {command}")
     PICTURES.mkdir(exist_ok=True)
     curves(Path("runs/shapes/metrics.csv"), PICTURES / "curves.png")
-    for name, pattern, height in (
-        ("predictions", "found/val_*.jpg", 200),
-        ("assignment", "assigned/*.jpg", 240),
+    for name, pattern, count, height in (
+        ("predictions", "found/val_*.jpg", 4, 220),
+        ("assignment", "assigned/*.jpg", 2, 460),
     ):
-        files = sorted(Path().glob(pattern))[:SHOWN]
-        quality = [cv2.IMWRITE_JPEG_QUALITY, 85]
-        cv2.imwrite(str(PICTURES / f"{name}.jpg"), montage(files, height), quality)
+        picture = montage(sorted(Path().glob(pattern))[:count], height)
+        cv2.imwrite(str(PICTURES / f"{name}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 85])
     front = cv2.imread("runs/front/front.png")
     cv2.imwrite(
         str(PICTURES / "front.png"), cv2.resize(front, None, fx=0.6, fy=0.6, interpolation=cv2.INTER_AREA)
