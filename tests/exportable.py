@@ -55,8 +55,7 @@ SPECS = {"mob": SMALL_SPEC, "res": ModelSpec.model_validate(RES), "csp": ModelSp
 def lively(spec: ModelSpec = SMALL_SPEC, image_size: tuple[int, int] = (64, 96), **card: Any) -> Detector:
     """Statistics of random images, factors away from 1, and scores from 0 to 1."""
     torch.manual_seed(0)
-    names = card.pop("class_names", CLASS_NAMES)
-    detector = build_detector(ModelCard(spec=spec, class_names=names, image_size=image_size, **card))
+    detector = build_detector(ModelCard(spec=spec, class_names=CLASS_NAMES, image_size=image_size, **card))
     norms = [module for module in detector.modules() if isinstance(module, nn.BatchNorm2d)]
     with torch.no_grad():
         for norm in norms:
