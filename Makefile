@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m
 
-.PHONY: demo test check format clean
+.PHONY: demo test check docs format clean
 
 demo: .venv/ready
 	rm -rf runs/demo
@@ -13,14 +13,17 @@ test: .venv/ready
 	$(RUN) pytest -q -m slow -n 2
 
 check: .venv/ready
-	$(RUN) ruff format --check src tests benchmarks examples
-	$(RUN) ruff check src tests benchmarks examples
+	$(RUN) ruff format --check src tests benchmarks examples docs
+	$(RUN) ruff check src tests benchmarks examples docs
 	$(RUN) mypy
 	$(BIN)/lint-imports
 
+docs: .venv/ready
+	$(RUN) mkdocs build --strict
+
 format: .venv/ready
-	$(RUN) ruff format src tests benchmarks examples
-	$(RUN) ruff check --fix src tests benchmarks examples
+	$(RUN) ruff format src tests benchmarks examples docs
+	$(RUN) ruff check --fix src tests benchmarks examples docs
 
 .venv/ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -1,0 +1,137 @@
+"""A small world in which the documentation's commands run as they are written, and what makes them quick.
+
+Paths that the pages mention exist in it, so nothing is replaced there. What is made smaller is in the tables
+below.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from pathlib import Path
+
+import cv2
+
+from clips import moving_red, write_clip
+from conftest import ROOT
+from damoyolo.assemble import export_model, load, train
+from damoyolo.zoo import SIZES
+from damoyolo.zoo.weights import save_weights
+from doc_pages import Step
+from reference_files import checkpoint
+from tiny_runs import spec_in, tiny, write_data
+
+TINY = "tiny.yaml"
+"""Trained in place of the seven sizes."""
+QUICK: dict[str, dict[str, str]] = {
+    "train": {
+        "--epochs": "1",
+        "--image-size": "64",
+        "--batch-size": "4",
+        "--workers": "0",
+        "--device": "cpu",
+        "--precision": "float32",
+        "--no-augment-epochs": "0",
+        "--optim.warmup-epochs": "0.5",
+        "--no-report": "",
+    },
+    "bench": {"--calls": "2", "--threads": "1"},
+    "search": {"--candidates": "300", "--measured": "1"},
+    "profile": {"--seconds": "0.1", "--detectors": "3"},
+}
+"""Options of the verbs that would take long, and what they are set to."""
+SMALLER = {
+    "train=600, val=100, image_size=160": "train=10, val=4, image_size=64",
+    "image_size=320": "image_size=64",
+    'for size in ("Ns", "T")': 'for size in ("Ns",)',
+    "max_layers=19, image_size=416": "max_layers=19, image_size=416, candidates=300",
+}
+"""Likewise, in Python."""
+CHECKED_ONLY = {
+    "damoyolo predict 0 ": "needs a camera",
+    "damoyolo predict rtsp:": "needs a stream",
+    "torchrun ": "needs several machines",
+    "make ": "the targets are checked by test_readme.py",
+    "pip ": "would change this environment; extras and files are checked",
+    "python benchmarks/": "takes minutes; the script and its options are checked",
+}
+"""What cannot run here, by how it begins."""
+ONCE = {
+    " bench ": ("tutorial.md", "starts a process for every file"),
+    " export mine.onnx ": ("deploy/onnx.md", "is the same on many pages"),
+    " export mine.xml ": ("deploy/openvino.md", "is the same on many pages"),
+    " export mine.engine ": ("deploy/tensorrt.md", "is the same on many pages"),
+    " --int8 ": ("deploy/int8.md", "measures accuracy and speed of many files"),
+}
+"""What takes seconds even so, by a word in it, and the page where it is run; elsewhere it is checked."""
+PAGES_CHECKED = {"app.md": "a server does not end", "hub.md": "needs the network"}
+"""Whose commands have tests of their own, with stand-ins."""
+
+
+def why_not(page: str, step: Step) -> str:
+    """Why something is not run; empty if it is."""
+    reasons = [why for start, why in CHECKED_ONLY.items() if step.text.startswith(start)]
+    reasons += [why for word, (only, why) in ONCE.items() if word in step.text and page != only]
+    return step.not_run or PAGES_CHECKED.get(page) or next(iter(reasons), "")
+
+
+def furnish(folder: Path) -> Path:
+    """Everything that pages take for granted: data, photographs, videos, weights, exported files."""
+    data = write_data(folder / "path" / "to" / "data")
+    shutil.copy(spec_in(data), folder / TINY)
+    bccd = shutil.copytree(data, folder / "bccd")
+    shutil.copy(bccd / "val.json", bccd / "test.json")
+    images = sorted((data / "images").glob("val_*.jpg"))
+    (folder / "photos").mkdir()
+    for image in images[:2]:
+        shutil.copy(image, folder / "photos")
+    shutil.copy(images[2], folder / "street.jpg")
+    (folder / "aerial").mkdir()
+    cv2.imwrite(str(folder / "aerial" / "field.tif"), cv2.resize(cv2.imread(str(images[3])), (700, 700)))
+    for name in ("holiday.mp4", "door.mp4"):
+        write_clip(folder / name, moving_red(4), codec="mp4v")
+    checkpoint(folder / "x.pth")
+    model = load(train(tiny(data, folder / "runs" / "first", epochs=1)).best)
+    for name in ("mine", "large"):
+        save_weights(model, folder / "runs" / name / "best.safetensors")
+    for name in ("mine.onnx", "mine.xml"):
+        export_model(model, folder / name)
+    for name in ("examples", "benchmarks"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def quickened(command: str) -> list[str]:
+    """The words after `damoyolo`, with what makes the verb quick in place."""
+    verb, *words = shlex.split(command)[1:]
+    for option, value in QUICK.get(verb, {}).items():
+        words = [*_without(words, option), option, *value.split()]
+    if verb == "train" and "--resume" not in words:
+        words = [TINY if before == "--model" and word in SIZES else word for before, word in _pairs(words)]
+        if "--model" not in words:
+            words += ["--model", TINY]
+    if verb in ("train", "search") and "--resume" not in words:  # begins anew, whatever pages did before
+        output = words[words.index("--output") + 1] if "--output" in words else f"runs/{verb}"
+        shutil.rmtree(output, ignore_errors=True)
+    return [verb, *words]
+
+
+def reduced(python: str) -> str:
+    """A snippet with less to do."""
+    for much, little in SMALLER.items():
+        python = python.replace(much, little)
+    return python
+
+
+def _pairs(words: list[str]) -> list[tuple[str, str]]:
+    return list(zip(["", *words], words, strict=False))
+
+
+def _without(words: list[str], option: str) -> list[str]:
+    """The words but for an option and its values."""
+    kept, inside = [], False
+    for word in words:
+        inside = word == option or (inside and not word.startswith("--"))
+        if not inside:
+            kept.append(word)
+    return kept
