@@ -16,10 +16,11 @@ from damoyolo.data.formats import read_dataset
 from damoyolo.detections import MAX_DETECTIONS, PICTURE_SCORE
 from damoyolo.errors import UserError, nearest
 from damoyolo.evaluation import coco
+from damoyolo.export.bench import usable_cores
 from damoyolo.export.runtime import open_runtime
-from damoyolo.export.sessions import ENGINES
+from damoyolo.export.sessions import ENGINES, IN_STREAMS, engine_of
 from damoyolo.nn.detector import Detector, fuse
-from damoyolo.prediction import OVERLAP, Finder, detect, flipped, tiled
+from damoyolo.prediction import OVERLAP, Finder, detect, flipped, in_lanes, tiled
 from damoyolo.spec import given_image_size
 from damoyolo.zoo import SIZES
 from damoyolo.zoo.mirrors import find_weights
@@ -71,6 +72,7 @@ def open_finder(
     tile: int | None = None,
     tile_overlap: float = OVERLAP,
     batch_size: int = 8,
+    lanes: int = 1,
 ) -> Finder:
     """Ready to detect: a model, by size or weights file, or an exported file, by the suffix.
 
@@ -85,10 +87,12 @@ def open_finder(
         tile: see each image also in tiles of this side in pixels (`prediction.tiles`),
         tile_overlap: of which neighbours share so much of their side, and
         batch_size: so many are detected at once.
+        lanes: on a CPU, so many images of a list are looked at at the same time, each on its share of the
+            cores (`prediction.lanes`). One is the quickest for an image, `usual_lanes` for many.
     """
     limits: dict[str, Any] = {"nms_iou": nms_iou, "max_detections": max_detections}
     limits["score"] = score / 2 if ensemble_flip else score
-    finder = _open(weights, device, image_size, limits)
+    finder = _open(weights, device, image_size, lanes, limits)
     if ensemble_flip:
         finder = flipped(finder, score, most=max_detections)
     if tile is not None:
@@ -96,13 +100,27 @@ def open_finder(
     return finder
 
 
-def _open(weights: str, device: str, image_size: int | str | None, limits: dict[str, Any]) -> Finder:
+def usual_lanes(batch_size: int) -> int:
+    """One for each core that this process may use, as far as lists of so many images fill them."""
+    return min(usable_cores(), batch_size)
+
+
+def _open(
+    weights: str, device: str, image_size: int | str | None, lanes: int, limits: dict[str, Any]
+) -> Finder:
     if Path(weights).suffix not in ENGINES:
-        return partial(detect, prepare(load(weights), device=device, image_size=image_size), **limits)
+        model = prepare(load(weights), device=device, image_size=image_size)
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        return in_lanes(partial(detect, model, **limits), lanes if on_cpu else 1)
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"device '{device}': an exported file runs on cpu or cuda")
-    runtime = open_runtime(weights, device="cuda" if device == "cuda" else "cpu", image_size=image_size)
-    return partial(runtime.detect, **limits)
+    if lanes == 1 or device == "cuda" or engine_of(Path(weights)) not in IN_STREAMS:
+        runtime = open_runtime(weights, device="cuda" if device == "cuda" else "cpu", image_size=image_size)
+        return partial(runtime.detect, **limits)
+    runtime = open_runtime(
+        weights, image_size=image_size, threads=usable_cores(), streams=lanes, batch_size=1
+    )
+    return in_lanes(partial(runtime.detect, **limits), lanes, size=runtime.batch_size)
 
 
 def evaluate(

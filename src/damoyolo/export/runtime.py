@@ -40,6 +40,7 @@ def open_runtime(
     class_names: Sequence[str] = (),
     image_size: int | str | None = None,
     batch_size: int = BATCH,
+    streams: int = 1,
 ) -> Runtime:
     """A file that `damoyolo export`, or the reference's converter, wrote, ready to detect.
 
@@ -51,8 +52,10 @@ def open_runtime(
         class_names: instead of those in the file; a file of the reference has none.
         image_size: a side or "HEIGHTxWIDTH" in pixels, for files with dynamic sizes.
         batch_size: how many images of a list such a file gets at once, at most.
+        streams: how many Python threads call it at the same time and share its `threads`, in ONNX Runtime and
+            OpenVINO. One is the quickest for an image, one for each core for many images.
     """
-    session = open_session(Path(path), engine, device, threads, class_names)
+    session = open_session(Path(path), engine, device, threads, class_names, streams)
     card = session.card if image_size is None else _resized(session.card, image_size, path)
     return Runtime(session, card, batch_size)
 
