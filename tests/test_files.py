@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from damoyolo.errors import UserError
-from damoyolo.files import LOCK_FILE, locked
+from damoyolo.files import LOCK_FILE, check_writable, locked
 from damoyolo.training.checkpoint import remove_unfinished
 
 HOLD = """
@@ -125,6 +125,19 @@ def test_a_folder_that_cannot_be_made_is_the_user_s_mistake(tmp_path: Path) -> N
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"), locked(tmp_path / "file" / "run"):
         pass
+
+
+def test_a_place_that_cannot_be_written_is_told_beforehand(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for place, reason in (
+        (tmp_path, "Is a directory"),
+        (tmp_path / "file" / "deeper" / "x.json", "Not a directory"),
+        (Path("/proc/x.json"), "No such file"),
+    ):
+        with pytest.raises(UserError, match=rf"cannot be written \({reason}.*\); choose another place"):
+            check_writable(place)
+    check_writable(tmp_path / "new" / "folder" / "x.json")
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
 
 
 def test_where_there_are_no_locks_nothing_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +41,20 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):  # where the folder itself is none
             part.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """`UserError` where `write_atomically` could not write, before the work whose result goes there.
+
+    Folders on the way are not created.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        there = next(folder for folder in path.absolute().parents if folder.exists())
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
 
 
 @contextlib.contextmanager

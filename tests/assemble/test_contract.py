@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from damoyolo.assemble import prepare, training
+from damoyolo.assemble import open_finder, prepare, training
 from damoyolo.data.formats import read_dataset
+from damoyolo.data.images import read_image
 from damoyolo.detections import Detections
 from damoyolo.evaluation import coco
 from damoyolo.export import onnx as export_onnx
@@ -93,6 +94,8 @@ def test_exported_files_find_what_training_s_evaluation_does(
     file = tmp_path / f"m{suffix}"
     write_from_onnx(kind, export_onnx.to_onnx(DETECTOR, card), card, file)
     assert_equal(trained, open_runtime(file, threads=1)(paths, score=SCORE))
+    in_two_lanes = open_finder(str(file), device="cpu", score=SCORE, lanes=2)
+    assert_equal(trained, in_two_lanes([read_image(path) for path in paths]))
 
 
 def test_the_fused_model_finds_it_in_a_batch_too(paths: list[Path], trained: list[Detections]) -> None:

@@ -16,6 +16,7 @@ import torch
 
 from clips import moving_red, read_clip, write_clip
 from damoyolo.cli import main
+from damoyolo.errors import UserError
 from damoyolo.nn.detector import build_detector
 from damoyolo.spec import ModelCard
 from damoyolo.zoo import read_spec
@@ -94,6 +95,40 @@ def test_a_name_that_the_terminal_cannot_show_stops_nothing(
     assert names == ["é.png".encode(), b"\xff.png"]
     if options:
         assert json.loads(done.stdout) == told
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "lanes"),
+    [
+        ("photos", [], 3),
+        ("photos", ["--batch", "2"], 2),
+        ("photos/a.jpg", [], 1),
+        ("photos/a.jpg", ["--tile", "64"], 3),
+        ("clip.mp4", [], 3),
+        ("0", [], 1),
+        ("rtsp://host/door", [], 1),
+    ],
+)
+def test_many_images_are_looked_at_at_the_same_time_and_a_single_one_quickly(
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
+    options: list[str],
+    lanes: int,
+) -> None:
+    (tmp_path / "clip.mp4").write_bytes(b"a video")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("damoyolo.assemble.inference.usable_cores", lambda: 3)
+    told: list[int] = []
+
+    def open_finder(*_: object, **given: object) -> object:
+        told.append(given["lanes"])
+        raise UserError("enough")
+
+    monkeypatch.setattr("damoyolo.assemble.open_finder", open_finder)
+    assert main(["predict", source, "--weights", "m.onnx", *options]) == 2
+    assert told == [lanes]
 
 
 def test_nothing_but_broken_files_is_the_user_s_mistake(

@@ -46,6 +46,7 @@ def test_the_facts_are_json_on_request(tmp_path: Path, capsys: pytest.CaptureFix
         (["--image-size", "100"], "--image-size"),
         (["--output", "table.txt"], "must end in .json"),
         (["--like", "X"], "'X' is no model size"),
+        (["--output", "/dev/null/x.json"], "/dev/null/x.json: cannot be written (Not a directory)"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(

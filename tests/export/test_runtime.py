@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,16 @@ def test_a_fixed_batch_is_filled_up_and_the_filling_dropped(tmp_path: Path) -> N
     found = runtime(photos, score=0.6)
     assert len(found) == 5
     assert_same([detect(DETECTOR, [photo], score=0.6)[0] for photo in photos], found)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_several_threads_at_a_time_find_what_one_finds(tmp_path: Path, suffix: str) -> None:
+    path = written(tmp_path, suffix=suffix)
+    photos = [photograph(seed=seed) for seed in range(8)]
+    one, many = open_runtime(path, threads=1), open_runtime(path, threads=2, streams=2)
+    with ThreadPoolExecutor(4) as pool:  # more than there are streams
+        found = list(pool.map(many, photos))
+    assert_same(one(photos), found)
 
 
 @given(

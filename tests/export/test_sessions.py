@@ -126,7 +126,8 @@ def test_threads_reach_onnx_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ),
     )
     open_session(saved(tmp_path), threads=3)
-    assert told == [(3, ["CPUExecutionProvider"])]
+    open_session(saved(tmp_path), threads=4, streams=4)
+    assert told == [(3, ["CPUExecutionProvider"]), (1, ["CPUExecutionProvider"])]
 
 
 @pytest.mark.parametrize(("precision", "hint"), [("fp32", "f32"), ("fp16", "f32"), ("bf16", "bf16")])
@@ -143,6 +144,8 @@ def test_threads_and_precision_reach_openvino(
     open_session(saved_as_openvino(tmp_path, card(precision=precision)), threads=3)
     wanted = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": 3}
     assert told == [("CPU", wanted)]
+    open_session(saved_as_openvino(tmp_path, card(precision=precision)), threads=3, streams=3)
+    assert told[1] == ("CPU", wanted | {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": 3})
 
 
 def test_a_provider_comes_before_the_cpu_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

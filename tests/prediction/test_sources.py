@@ -50,11 +50,15 @@ def test_a_folder_or_pattern_may_hold_images_and_videos(folder: Path) -> None:
     assert find_media(f"{folder}/*.mp4") == ([], [str(folder / "z.mp4")])
     assert find_media(folder / "z.mp4") == ([], [str(folder / "z.mp4")])
     assert find_media(folder / "notes.txt") == ([folder / "notes.txt"], [])  # named, so tried
+    assert media.waits
+    assert find_media(folder / "z.mp4").waits
+    assert not find_media(folder / "a.png").waits
 
 
 @pytest.mark.parametrize("source", ["0", "12", "rtsp://host/path", "https://host:80/a.mp4?x=1"])
 def test_cameras_and_streams_are_videos(source: str) -> None:
     assert find_media(source) == ([], [source])
+    assert not find_media(source).waits
 
 
 def test_a_file_whose_name_is_a_number_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

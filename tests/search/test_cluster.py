@@ -7,7 +7,7 @@ import pytest
 
 from damoyolo.errors import UserError
 from damoyolo.search import evolve as evolution
-from damoyolo.search.cluster import ray_workers
+from damoyolo.search.cluster import check_cluster, ray_workers
 from damoyolo.search.cost import CostModel
 from damoyolo.search.entropy import MadNas
 from damoyolo.search.evolve import Problem, State, begin, evolve
@@ -50,6 +50,12 @@ def test_a_cluster_that_does_not_answer_is_told() -> None:
         pass
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nowhere.invalid:6379"])
+def test_a_machine_that_does_not_answer_is_told_at_once(address: str) -> None:
+    with pytest.raises(UserError, match=rf"cluster: no ray cluster answers at '{address}' .*take local"):
+        check_cluster(address, 2)
+
+
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with (
@@ -57,3 +63,5 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         ray_workers(problem(), 2),
     ):
         pass
+    with pytest.raises(UserError, match="ray is not installed"):
+        check_cluster("local", 2)

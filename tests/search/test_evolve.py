@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -187,3 +189,29 @@ def test_the_population_of_a_front_keeps_cheap_ones_that_score_less() -> None:
     offered = [member(1.0, 1000), member(9.0, 5000), member(2.0, 1000), member(0.5, 1001)]
     assert [population.offer(each) for each in offered] == [True, True, True, False]
     assert [each.score for each in population.members()] == [2.0, 9.0]
+
+
+WORKERS = """
+import time
+from damoyolo.search.cost import CostModel
+from damoyolo.search.entropy import MadNas
+from damoyolo.search.evolve import Problem, begin, local_workers
+from damoyolo.search.mutate import Mutator
+from damoyolo.search.space import SPACES
+
+space = SPACES["k1kx"]
+mutator, price = Mutator(space, 320, 19), CostModel(space.frame, 320, "backbone")
+problem = Problem(mutator, price, MadNas(space.frame), {"flops": 1e9}, (mutator.smallest(),), size=32)
+with local_workers(problem, 2) as advance:
+    advance(begin(problem, 0, 2).islands, [10, 10])
+    print("at work", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_workers_end_when_their_search_is_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", WORKERS], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "at work\n"
+        process.kill()
+        process.communicate(timeout=30)  # which ends when the last one that holds the pipe does

@@ -3,7 +3,15 @@
 from damoyolo.assemble.data_sets import as_coco, as_yolo, convert_data
 from damoyolo.assemble.demo import demo
 from damoyolo.assemble.diagnosis import Diagnosis, doctor, fix_data
-from damoyolo.assemble.inference import choose_device, convert, evaluate, load, open_finder, prepare
+from damoyolo.assemble.inference import (
+    choose_device,
+    convert,
+    evaluate,
+    load,
+    open_finder,
+    prepare,
+    usual_lanes,
+)
 from damoyolo.assemble.inspection import inspect_assignment
 from damoyolo.assemble.models import build
 from damoyolo.assemble.report import write_report
@@ -36,6 +44,7 @@ __all__ = [
     "resolve",
     "search_backbone",
     "train",
+    "usual_lanes",
     "verify",
     "write_report",
 ]

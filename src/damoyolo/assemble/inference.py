@@ -16,10 +16,11 @@ from damoyolo.data.formats import read_dataset
 from damoyolo.detections import MAX_DETECTIONS, PICTURE_SCORE
 from damoyolo.errors import UserError, nearest
 from damoyolo.evaluation import coco
+from damoyolo.export.bench import usable_cores
 from damoyolo.export.runtime import Runtime, open_runtime
-from damoyolo.export.sessions import ENGINES
+from damoyolo.export.sessions import ENGINES, IN_STREAMS, engine_of
 from damoyolo.nn.detector import Detector, fuse
-from damoyolo.prediction import OVERLAP, Finder, detect, flipped, tiled
+from damoyolo.prediction import OVERLAP, Finder, detect, flipped, in_lanes, tiled
 from damoyolo.spec import given_image_size
 from damoyolo.zoo import SIZES
 from damoyolo.zoo.mirrors import find_weights
@@ -71,6 +72,7 @@ def open_finder(
     tile: int | None = None,
     tile_overlap: float = OVERLAP,
     batch_size: int = 8,
+    lanes: int = 1,
 ) -> Finder:
     """Ready to detect: a model, by size or weights file, or an exported file, by the suffix.
 
@@ -85,10 +87,12 @@ def open_finder(
         tile: see each image also in tiles of this side in pixels (`prediction.tiles`),
         tile_overlap: of which neighbours share so much of their side, and
         batch_size: so many are detected at once.
+        lanes: on a CPU, so many images of a list are looked at at the same time, each on its share of the
+            cores (`prediction.lanes`). One is the quickest for an image, `usual_lanes` for many.
     """
     limits: dict[str, Any] = {"nms_iou": nms_iou, "max_detections": max_detections}
     limits["score"] = score / 2 if ensemble_flip else score
-    finder = _open(weights, device, image_size, limits)
+    finder = _open(weights, device, image_size, lanes, limits)
     if ensemble_flip:
         finder = flipped(finder, score, most=max_detections)
     if tile is not None:
@@ -96,8 +100,13 @@ def open_finder(
     return finder
 
 
+def usual_lanes(batch_size: int) -> int:
+    """One for each core that this process may use, as far as lists of so many images fill them."""
+    return min(usable_cores(), batch_size)
+
+
 def open_model(
-    weights: str, *, device: str = "auto", image_size: int | str | None = None
+    weights: str, *, device: str = "auto", image_size: int | str | None = None, lanes: int = 1
 ) -> Detector | Runtime:
     """A model ready for inference: a `Detector`, or the `Runtime` of an exported file, by the suffix.
 
@@ -105,19 +114,28 @@ def open_model(
         weights: a size, a weights file or an exported file.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         image_size: of the network's input in pixels, a side or "HEIGHTxWIDTH"; default the model's own.
+        lanes: threads that call a `Runtime` at the same time.
     """
     if Path(weights).suffix not in ENGINES:
         return prepare(load(weights), device=device, image_size=image_size)
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"device '{device}': an exported file runs on cpu or cuda")
-    return open_runtime(weights, device="cuda" if device == "cuda" else "cpu", image_size=image_size)
+    if lanes == 1:
+        return open_runtime(weights, device="cuda" if device == "cuda" else "cpu", image_size=image_size)
+    return open_runtime(weights, image_size=image_size, threads=usable_cores(), streams=lanes, batch_size=1)
 
 
-def _open(weights: str, device: str, image_size: int | str | None, limits: dict[str, Any]) -> Finder:
-    model = open_model(weights, device=device, image_size=image_size)
+def _open(
+    weights: str, device: str, image_size: int | str | None, lanes: int, limits: dict[str, Any]
+) -> Finder:
+    is_exported = Path(weights).suffix in ENGINES
+    if is_exported and (device == "cuda" or engine_of(Path(weights)) not in IN_STREAMS):
+        lanes = 1
+    model = open_model(weights, device=device, image_size=image_size, lanes=lanes)
     if isinstance(model, Runtime):
-        return partial(model.detect, **limits)
-    return partial(detect, model, **limits)
+        return in_lanes(partial(model.detect, **limits), lanes, size=model.batch_size)
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    return in_lanes(partial(detect, model, **limits), lanes if on_cpu else 1)
 
 
 def evaluate(

@@ -17,6 +17,7 @@ from damoyolo.assemble.models import read_any_spec
 from damoyolo.config import ProfileConfig
 from damoyolo.errors import UserError
 from damoyolo.export.bench import describe_machine, in_turns
+from damoyolo.files import check_writable
 from damoyolo.nn.detector import build_detector
 from damoyolo.search.cost import CostModel
 from damoyolo.search.latency import MonotoneTable
@@ -47,10 +48,11 @@ def profile_device(
         device: instead of the one that `config` names.
 
     Raises:
-        UserError: if the device is not there.
+        UserError: if the device is not there, or the file cannot be written.
     """
     device = device or open_device(config.device, config.threads, config.precision)
     path = profile_path(config, device)
+    check_writable(path)
     space, like = SPACES[config.space], read_any_spec(config.like or SPACES[config.space].like)
     image_size = config.image_size or like.image_size
     mutator = Mutator(space, image_size)

@@ -20,7 +20,7 @@ from damoyolo.assemble.search_problem import check, check_reachable, latency_of,
 from damoyolo.config import SearchConfig
 from damoyolo.errors import UserError
 from damoyolo.files import locked, write_atomically
-from damoyolo.search.cluster import ray_workers
+from damoyolo.search.cluster import check_cluster, ray_workers
 from damoyolo.search.cost import CostModel
 from damoyolo.search.evolve import Member, Problem, State, begin, evolve
 from damoyolo.search.latency import MonotoneTable
@@ -82,6 +82,8 @@ def search_backbone(
     if resume:
         config = _as_begun(config)
     check(config)
+    if config.cluster:
+        check_cluster(config.cluster, config.workers)
     with locked(config.output):
         return _search(config, resume, say)
 

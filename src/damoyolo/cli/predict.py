@@ -106,6 +106,7 @@ def predict(
         tile=tile,
         tile_overlap=tile_overlap,
         batch_size=batch_size,
+        lanes=assemble.usual_lanes(batch_size) if media.waits or tile else 1,
     )
     if tile:  # it is the tiles of one large image that come in batches
         batch_size = 1

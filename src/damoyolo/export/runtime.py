@@ -40,6 +40,7 @@ def open_runtime(
     class_names: Sequence[str] = (),
     image_size: int | str | None = None,
     batch_size: int = BATCH,
+    streams: int = 1,
 ) -> Runtime:
     """A file that `damoyolo export`, or the reference's converter, wrote, ready to detect.
 
@@ -51,8 +52,10 @@ def open_runtime(
         class_names: instead of those in the file; a file of the reference has none.
         image_size: a side or "HEIGHTxWIDTH" in pixels, for files with dynamic sizes.
         batch_size: how many images of a list such a file gets at once, at most.
+        streams: how many Python threads call it at the same time and share its `threads`, in ONNX Runtime and
+            OpenVINO. One is the quickest for an image, one for each core for many images.
     """
-    session = open_session(Path(path), engine, device, threads, class_names)
+    session = open_session(Path(path), engine, device, threads, class_names, streams)
     card = session.card if image_size is None else _resized(session.card, image_size, path)
     return Runtime(session, card, batch_size)
 
@@ -125,12 +128,16 @@ class Runtime:
 
     def batch(self, images: Sequence[Image]) -> np.ndarray:
         """The images as the file takes them."""
-        pixels = np.stack([self.resize.image(image) for image in images])
+        resized = [self.resize.image(image) for image in images]
         if self.card.preprocess == "rgb":
-            return pixels
+            return np.stack(resized)
         if self.card.preprocess == "bgr":
-            return np.ascontiguousarray(pixels[..., ::-1])
-        return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32)
+            return np.stack([image[..., ::-1] for image in resized])
+        batch = np.empty((len(images), 3, *self.card.image_size), dtype=np.float32)
+        for planes, image in zip(batch, resized, strict=True):
+            for plane, channel in zip(planes, cv2.split(image), strict=True):  # twice as quick as transposing
+                plane[:] = channel
+        return batch
 
     def run(self, images: Sequence[Image]) -> list[np.ndarray]:
         """The outputs for a batch, as the card describes them; `RunError` if they are others."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
@@ -23,6 +24,8 @@ ENGINES: dict[str, Engine] = {
     ".pte": "executorch",
 }
 """What runs a file of that suffix unless one says otherwise."""
+IN_STREAMS: tuple[Engine, ...] = ("onnxruntime", "openvino")
+"""Engines that several threads may call at the same time, each for an image of its own."""
 PLUGIN = "EfficientNMS_TRT"
 """What TensorRT calls its own suppression; see `export.suppress`."""
 
@@ -43,6 +46,7 @@ def open_session(
     device: Device = "cpu",
     threads: int | None = None,
     class_names: Sequence[str] = (),
+    streams: int = 1,
 ) -> Session:
     """Load a file with its engine; see `runtime.open_runtime`."""
     if not path.exists():
@@ -51,11 +55,11 @@ def open_session(
     if device not in get_args(Device):
         raise UserError(f"device '{device}': is none of {', '.join(get_args(Device))}")
     if chosen == "onnxruntime":
-        return OnnxSession(path, threads, device, class_names)
+        return OnnxSession(path, threads, device, class_names, streams)
     if device != "cpu":
         raise UserError(f"device '{device}': is for ONNX Runtime, not {chosen}; take cpu, or an .onnx file")
     if chosen == "openvino":
-        return OpenVinoSession(path, threads, class_names=class_names)
+        return OpenVinoSession(path, threads, class_names=class_names, streams=streams)
     if chosen == "tensorrt":
         from damoyolo.export.tensorrt_session import TensorRtSession
 
@@ -87,16 +91,21 @@ def engine_of(path: Path, given: Engine | None = None) -> Engine:
 
 
 class OnnxSession:
-    """ONNX Runtime."""
+    """ONNX Runtime. Each of several callers at a time brings a thread of its own."""
 
     def __init__(
-        self, path: Path, threads: int | None = None, device: Device = "cpu", class_names: Sequence[str] = ()
+        self,
+        path: Path,
+        threads: int | None = None,
+        device: Device = "cpu",
+        class_names: Sequence[str] = (),
+        streams: int = 1,
     ) -> None:
         onnxruntime = need("onnxruntime", "export")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads:
-            options.intra_op_num_threads = threads
+            options.intra_op_num_threads = max(1, threads - streams + 1)  # the caller's is one of them
         try:
             self._session = onnxruntime.InferenceSession(path, options, providers=_providers(device))
         except Exception as error:  # its classes share no other base
@@ -124,7 +133,7 @@ class OnnxSession:
 
 
 class OpenVinoSession:
-    """OpenVINO, for its own .xml and for ONNX."""
+    """OpenVINO, for its own .xml and for ONNX. More callers at a time than `streams` wait."""
 
     def __init__(
         self,
@@ -132,6 +141,7 @@ class OpenVinoSession:
         threads: int | None = None,
         precision: Literal["f32", "bf16"] | None = None,
         class_names: Sequence[str] = (),
+        streams: int = 1,
     ) -> None:
         openvino = need("openvino", "openvino")
         if path.suffix == ".xml" and not path.with_suffix(".bin").is_file():
@@ -148,23 +158,30 @@ class OpenVinoSession:
         self.card = read_card(text, inputs, outputs, class_names, str(path))
         hint = precision or ("bf16" if self.card.precision == "bf16" else "f32")
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+        if streams > 1:
+            settings |= {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": streams}
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
         try:
-            self._request = openvino.compile_model(model, "CPU", settings).create_infer_request()
+            compiled = openvino.compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise UserError(f"{path}: OpenVINO cannot compile it ({why(error)}); export it again") from error
+        self._free: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(streams):
+            self._free.put(compiled.create_infer_request())
         self._path = path
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:
         """See `Session`; `RunError` if the engine fails."""
+        request = self._free.get()
         try:
-            results = self._request.infer([images])
+            return [np.array(each) for each in request.infer([images]).values()]
         except RuntimeError as error:
             raise RunError(
                 f"{self._path}: OpenVINO failed on images {images.shape} ({why(error)})"
             ) from error
-        return [np.array(each) for each in results.values()]
+        finally:
+            self._free.put(request)
 
 
 def parts_of(file: Path) -> list[Path]:

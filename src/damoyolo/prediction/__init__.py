@@ -3,6 +3,7 @@
 from damoyolo.prediction.counting import read_line, read_zone
 from damoyolo.prediction.detection import Finder, Image, detect, predict
 from damoyolo.prediction.flip import flipped
+from damoyolo.prediction.lanes import in_lanes
 from damoyolo.prediction.reader import Frame, VideoReader
 from damoyolo.prediction.recording import Recording
 from damoyolo.prediction.sources import Media, find_images, find_media, video_places
@@ -29,6 +30,7 @@ __all__ = [
     "find_images",
     "find_media",
     "flipped",
+    "in_lanes",
     "predict",
     "predict_files",
     "predict_into",

@@ -27,6 +27,11 @@ class Media(NamedTuple):
     images: list[Path]
     videos: list[str]
 
+    @property
+    def waits(self) -> bool:
+        """Whether several images are there at once: of a folder or video file, not of a camera or stream."""
+        return len(self.images) > 1 or any(not (is_camera(each) or is_stream(each)) for each in self.videos)
+
 
 def find_media(source: str | Path) -> Media:
     """What is meant by a file, a folder (not its subfolders), a pattern, a camera's number or an address.

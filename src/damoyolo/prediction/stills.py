@@ -25,8 +25,8 @@ from damoyolo.prediction.sources import places
 
 LONGEST_JPEG_PX = 65_500
 """Longest side that OpenCV writes as JPEG."""
-READERS = min(4, max(1, (os.cpu_count() or 1) // 2))
-"""Files decoded at once, while the network is at work on the other cores."""
+READERS = min(8, os.cpu_count() or 1)
+"""Files decoded at once, while the network is at work: a core that waits for nothing decodes."""
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,15 @@ import contextlib
 import importlib
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from typing import Any
 
 from damoyolo.errors import RunError, UserError
 from damoyolo.search.evolve import Advance, Island, Problem
+
+PATIENCE_S = 5.0
+"""For the machine of a cluster to answer."""
 
 
 @contextlib.contextmanager
@@ -47,6 +51,14 @@ def ray_workers(problem: Problem, count: int, address: str = "auto") -> Iterator
         ray.shutdown()
 
 
+def check_cluster(address: str, count: int) -> None:
+    """What `ray_workers` would raise, before anything is measured; on this machine it needs only ray."""
+    if address == "local":
+        _ray()
+    else:
+        _connected(address, count).shutdown()
+
+
 class _Worker:
     """One process; it keeps the prices that it remembers between rounds."""
 
@@ -58,17 +70,33 @@ class _Worker:
         return island
 
 
-def _connected(address: str, count: int) -> Any:
+def _ray() -> Any:
     try:
-        ray: Any = importlib.import_module("ray")
+        return importlib.import_module("ray")
     except ImportError as error:
         raise UserError("cluster: ray is not installed; pip install -e '.[ray]' brings it") from error
+
+
+def _answers(address: str) -> None:
+    """`ConnectionError` unless a `host:port` can be reached: ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), PATIENCE_S).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(str(error)) from error
+
+
+def _connected(address: str, count: int) -> Any:
+    ray = _ray()
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address == "local":
             ray.init(num_cpus=count, include_dashboard=False, **quiet)
         else:
+            _answers(address)
             ray.init(address=address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(

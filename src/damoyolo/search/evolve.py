@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import math
 import multiprocessing
+import os
 import random
 import signal
+import threading
 from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from multiprocessing.connection import wait
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from damoyolo.errors import RunError
@@ -307,7 +310,16 @@ _problem: Problem | None = None
 def _begin_worker(problem: Problem) -> None:
     global _problem
     _problem = problem
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process decides what Ctrl-C means
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would otherwise wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 def _advanced_in_worker(island: Island, candidates: int) -> Island:
