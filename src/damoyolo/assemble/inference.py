@@ -22,6 +22,7 @@ from damoyolo.nn.detector import Detector, fuse
 from damoyolo.prediction import OVERLAP, Finder, detect, flipped, tiled
 from damoyolo.spec import given_image_size
 from damoyolo.zoo import SIZES
+from damoyolo.zoo.hub import is_hub_name
 from damoyolo.zoo.mirrors import find_weights
 from damoyolo.zoo.weights import load_any, load_reference, load_weights, save_weights
 
@@ -33,11 +34,13 @@ def load(model: str | Path) -> Detector:
     """The trained detector, in eval mode on the CPU, of a size (Ns Nm Nl T S M L) or in a weights file.
 
     A size gives the published weights, from the cache folder or a mirror; a file is one of ours
-    (.safetensors) or a checkpoint of the reference (.pth).
+    (.safetensors) or a checkpoint of the reference (.pth); hf://owner/name one of ours on the Hugging Face Hub.
     """
     name = str(model)
     if name.lower() in map(str.lower, SIZES):
         return load_weights(find_weights(name))
+    if is_hub_name(name):
+        return load_any(name)
     path = Path(model)
     if not path.exists() and not path.suffix:
         hint = nearest(name, SIZES) or f"; the sizes are {' '.join(SIZES)}"
@@ -97,7 +100,7 @@ def open_finder(
 
 
 def _open(weights: str, device: str, image_size: int | str | None, limits: dict[str, Any]) -> Finder:
-    if Path(weights).suffix not in ENGINES:
+    if is_hub_name(weights) or Path(weights).suffix not in ENGINES:
         return partial(detect, prepare(load(weights), device=device, image_size=image_size), **limits)
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"device '{device}': an exported file runs on cpu or cuda")
