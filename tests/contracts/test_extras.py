@@ -16,6 +16,7 @@ EXTRAS = (
     "executorch",
     "ray",
     "scipy",
+    "huggingface_hub",
 )
 PROGRAM = f"""
 import sys

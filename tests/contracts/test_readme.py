@@ -17,6 +17,7 @@ GUIDES = {
     "training.md": ("train",),
     "search.md": ("search", "profile", "train"),
     "predict.md": ("predict", "export"),
+    "hub.md": ("push", "predict", "train"),
     "deploy.md": ("export", "verify", "bench", "predict"),
 }
 """Pages beside the log, and the verbs whose options they mention."""

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from damoyolo.errors import UserError
+from damoyolo.errors import RunError, UserError
 from damoyolo.zoo.download import LARGEST_BYTES, is_offline
 
 DEFAULT_FILE = "model.safetensors"
@@ -119,12 +119,16 @@ def library() -> Any:
 
 @contextmanager
 def explained(wanted: HubName) -> Iterator[None]:
-    """What the Hub refuses as a `UserError`; a disk that is full stays an `OSError`."""
+    """What the Hub refuses as a `UserError`, what breaks on the way as a `RunError`; a full disk stays an `OSError`."""
     errors = importlib.import_module("huggingface_hub.errors")
     try:
         yield
     except (errors.HTTPError, errors.HFValidationError, errors.OfflineModeIsEnabled) as error:
         raise UserError(f"{wanted}: {_in_words(errors, error, wanted)}") from error
+    except (RuntimeError, ValueError) as error:
+        raise RunError(
+            f"{wanted}: {_brief(error)} ({_brief(error.__cause__ or error)}); try again"
+        ) from error
 
 
 def _why_unreachable(hub: Any, wanted: HubName) -> str | None:
@@ -155,7 +159,9 @@ def _in_words(errors: Any, error: Exception, wanted: HubName) -> str:
     if isinstance(error, errors.RepositoryNotFoundError):
         return f"there is no repository {wanted.repo}, or it is private; check the name, or {login}"
     if isinstance(error, errors.RevisionNotFoundError):
-        return f"the repository has no revision '{wanted.revision or 'main'}'; check the name, or leave it out"
+        return (
+            f"the repository has no revision '{wanted.revision or 'main'}'; check the name, or leave it out"
+        )
     if isinstance(error, errors.EntryNotFoundError):
         return f"the repository has no {wanted.file}{_files_there(wanted)}"
     if isinstance(error, errors.HfHubHTTPError):
@@ -178,7 +184,9 @@ def _files_there(wanted: HubName) -> str:
     weights = [file for file in files if file.endswith(".safetensors")]
     if not weights:
         return " and no other .safetensors file; take another repository"
-    return f"; name one of those that it has: {', '.join(f'hf://{wanted.repo}/{file}' for file in weights[:5])}"
+    return (
+        f"; name one of those that it has: {', '.join(f'hf://{wanted.repo}/{file}' for file in weights[:5])}"
+    )
 
 
 def _brief(error: Exception) -> str:

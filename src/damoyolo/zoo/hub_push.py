@@ -70,7 +70,8 @@ def push(
 
 def _repository(api: Any, wanted: HubName, private: bool) -> set[str]:
     """The files in the repository, which is made if need be."""
-    api.create_repo(wanted.repo, private=private or None, exist_ok=True)
+    if not api.repo_exists(wanted.repo):
+        api.create_repo(wanted.repo, private=private or None, exist_ok=True)
     found = api.model_info(wanted.repo)
     if private and not found.private:
         raise UserError(
