@@ -1,4 +1,4 @@
-"""A Hugging Face Hub on this machine: as much of its HTTP as huggingface_hub speaks for one file up or down."""
+"""A Hugging Face Hub on this machine: as much as huggingface_hub speaks to send and to get one file."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def load(model: str | Path) -> Detector:
     """The trained detector, in eval mode on the CPU, of a size (Ns Nm Nl T S M L) or in a weights file.
 
     A size gives the published weights, from the cache folder or a mirror; a file is one of ours
-    (.safetensors) or a checkpoint of the reference (.pth); hf://owner/name one of ours on the Hugging Face Hub.
+    (.safetensors), also on the Hugging Face Hub (hf://owner/name), or a checkpoint of the reference (.pth).
     """
     name = str(model)
     if name.lower() in map(str.lower, SIZES):

@@ -1,7 +1,7 @@
 """Names on the Hugging Face Hub, hf://owner/name, and the files behind them.
 
-Only safetensors are read from there: nothing in them can be executed. `huggingface_hub` (the extra `hub`) talks
-to the server, keeps the files in its cache and knows the user's token.
+Only safetensors are read from there: nothing in them can be executed. `huggingface_hub` (the extra `hub`)
+talks to the server, keeps the files in its cache and knows the user's token.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ def is_hub_name(name: str | Path) -> bool:
 
 
 def read_hub_name(name: str | Path) -> HubName:
-    """The parts of hf://owner/name[@revision][/file.safetensors]; `UserError` if it has none or names no safetensors."""
+    """The parts of hf://owner/name[@revision][/file.safetensors]; `UserError` for anything else."""
     match = _NAME.fullmatch(str(name))
     if match is None or ".." in str(name).split("/"):
         raise UserError(f"{name}: is no name on the Hugging Face Hub; give {WRITTEN_AS}")
     repo, revision, file = match.groups()
     if file and not file.endswith(".safetensors"):
         raise UserError(
-            f"{name}: names no .safetensors file, and nothing else is read from the Hub, because reading it could "
-            "run code; download it yourself and turn it into one with `damoyolo convert`"
+            f"{name}: names no .safetensors file, and nothing else is read from the Hub, because reading it "
+            "could run code; download it yourself and turn it into one with `damoyolo convert`"
         )
     return HubName(repo, revision, file or DEFAULT_FILE)
 
@@ -76,8 +76,8 @@ def fetch(name: str | Path, *, announce: Callable[[str], None] = _to_stderr) -> 
         announce: told if the Hub cannot be reached and the copy in the cache is taken.
 
     Raises:
-        UserError: there is no such repository, revision or file, it may not be read, or the Hub cannot be reached
-            and the cache has no copy.
+        UserError: there is no such repository, revision or file, it may not be read, or the Hub cannot be
+            reached and the cache has no copy.
     """
     wanted = read_hub_name(name)
     hub = library()
@@ -119,7 +119,10 @@ def library() -> Any:
 
 @contextmanager
 def explained(wanted: HubName) -> Iterator[None]:
-    """What the Hub refuses as a `UserError`, what breaks on the way as a `RunError`; a full disk stays an `OSError`."""
+    """What the Hub refuses as a `UserError`, what breaks on the way as a `RunError`.
+
+    A full disk stays an `OSError`.
+    """
     errors = importlib.import_module("huggingface_hub.errors")
     try:
         yield
@@ -146,7 +149,7 @@ def _why_unreachable(hub: Any, wanted: HubName) -> str | None:
         return _brief(error)
     if (found.size or 0) > LARGEST_BYTES:
         raise UserError(
-            f"{wanted}: has {found.size >> 20} MiB, and weights have at most {LARGEST_BYTES >> 20}; name another"
+            f"{wanted}: has {found.size >> 20} MiB, weights have at most {LARGEST_BYTES >> 20}; name another"
         )
     return None
 
@@ -189,7 +192,7 @@ def _files_there(wanted: HubName) -> str:
     )
 
 
-def _brief(error: Exception) -> str:
+def _brief(error: BaseException) -> str:
     """The first line of what a library says, without its last dot."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 

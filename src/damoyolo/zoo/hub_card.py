@@ -42,7 +42,8 @@ def hub_card(card: ModelCard, name: str, licence: str) -> str:
 
 # {name.rpartition("/")[2]}
 
-An object detector, DAMO-YOLO {card.spec.name} ([paper]({PAPER}), [original]({REPOSITORY})), as a file of damoyolo.
+An object detector, DAMO-YOLO {card.spec.name} ([paper]({PAPER}), [original]({REPOSITORY})), as a
+file of damoyolo.
 
 | | |
 |---|---|
@@ -63,15 +64,15 @@ model = dy.load("{name}")
 found = dy.predict(model, "street.jpg")  # found.boxes (xyxy pixels), .scores, .names
 ```
 
-Boxes with a low score are left out; which score to show depends on the use. The numbers above hold for pictures like
-those that the model was validated on, and for no others.
+Boxes with a low score are left out; which score to show depends on the use. The numbers above hold for
+pictures like those that the model was validated on, and for no others.
 """
 
 
 def _precision(card: ModelCard) -> str:
     """The AP that the file knows of, and on what."""
     found, published = card.lineage.get("validation"), card.spec.published
-    if isinstance(found, dict) and "ap" in found:
+    if isinstance(found, dict) and found.get("ap", -1) >= 0:  # -1 where there was nothing to find
         more = f", AP50 {found['ap50']:.3f}" if "ap50" in found else ""
         return f"{found['ap']:.3f}{more} on the validation images of {card.lineage.get('data', 'its data')}"
     converted = card.lineage.get("source") == "converted" and card.class_names == coco_class_names()

@@ -75,7 +75,7 @@ def _repository(api: Any, wanted: HubName, private: bool) -> set[str]:
     found = api.model_info(wanted.repo)
     if private and not found.private:
         raise UserError(
-            f"{wanted}: the repository is there already and public; make it private on its page, or push without "
-            "--private"
+            f"{wanted}: the repository is there already and public; make it private on its page, or push "
+            "without --private"
         )
     return {file.rfilename for file in found.siblings or ()}

@@ -95,7 +95,7 @@ def load_from_hub(name: str | Path) -> Detector:
     fetched = fetch(name)
     if kind_of(fetched.path) != "safetensors":
         raise UserError(
-            f"{name}: calls itself safetensors and is something else, which is not read; take another repository"
+            f"{name}: calls itself safetensors and is something else, which is not read; take another"
         )
     detector = load_weights(fetched.path)
     lineage = {**detector.card.lineage, "origin": fetched.origin}
