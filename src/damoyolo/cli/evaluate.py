@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -74,6 +75,8 @@ def evaluate(
         import rich
 
         rich.print(report.table())
+        if weights and 0 <= report.ap < 0.0005:
+            print("nothing was found where it is; train longer, or begin from weights", file=sys.stderr)
 
 
 def _evaluate_model(

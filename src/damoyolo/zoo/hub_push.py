@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from damoyolo.errors import UserError
+from damoyolo.errors import UserError, counted
 from damoyolo.zoo.download import is_offline
 from damoyolo.zoo.hub import HubName, endpoint, explained, library, read_hub_name
 from damoyolo.zoo.hub_card import hub_card
@@ -63,7 +63,7 @@ def push(
         commit = api.create_commit(
             wanted.repo,
             [hub.CommitOperationAdd(path, each) for path, each in content.items()],
-            commit_message=f"{card.spec.name}, {len(card.class_names)} classes",
+            commit_message=f"{card.spec.name}, {counted(len(card.class_names), 'class', 'classes')}",
         )
     return Pushed(str(wanted), f"{api.endpoint}/{wanted.repo}", commit.oid, tuple(content))
 
