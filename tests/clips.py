@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,3 +60,27 @@ class FakeCapture:
 
     def release(self) -> None:
         self.released = True
+
+
+def turn_right(path: Path) -> Path:
+    """Make an MP4 say that it is to be shown turned right by 90 degrees, as phones do; its frames stay."""
+    content = bytearray(path.read_bytes())
+    matrix = content.index(b"tkhd") + 44
+    one = 1 << 16
+    content[matrix : matrix + 36] = struct.pack(">9i", 0, one, 0, -one, 0, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+    return path
+
+
+def slow_down(path: Path, frames: int, times: int) -> Path:
+    """Make the later half of an MP4's frames last so many times as long as the earlier half."""
+    content = bytearray(path.read_bytes().replace(b"edts", b"free"))  # what cuts to the former duration
+    table = content.index(b"stts") + 8  # a number of entries, then frames and duration of each
+    (duration,) = struct.unpack_from(">I", content, table + 8)
+    halves = struct.pack(">5I", 2, frames // 2, duration, frames - frames // 2, duration * times)
+    content[table : table + 12] = halves
+    for name in (b"stts", b"stbl", b"minf", b"mdia", b"trak", b"moov"):  # each around the one before
+        start = content.index(name) - 4
+        content[start : start + 4] = struct.pack(">I", struct.unpack_from(">I", content, start)[0] + 8)
+    path.write_bytes(content)
+    return path

@@ -117,7 +117,7 @@ class TrainConfig(Config):
     """One training run."""
 
     model: str = "Ns"
-    """A size (Ns Nm Nl T S M L), a spec file (.yaml), or weights to start from (.safetensors, .pth)."""
+    """A size (Ns Nm Nl T S M L), a spec file (.yaml), or weights to start from (.safetensors, .pth, hf://owner/name)."""
     data: Path
     """A folder or YAML file of a data set: COCO JSON, YOLO text or Pascal VOC XML, found by looking."""
     output: Path = Path("runs/train")

@@ -17,7 +17,12 @@ class RunError(Exception):
     """A run that was set up rightly and failed on its way; the command line exits with code 1."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """`1 image`, `2 images`; `plural` where it is not the noun with an s."""
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     """`; did you mean 'x'?` for the known name closest to `word`, or an empty string."""
-    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f"; did you mean '{match[0]}'?" if match else ""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from damoyolo.assemble import doctor, fix_data
+from damoyolo.assemble import convert_data, doctor, fix_data
 from damoyolo.data.formats import read_dataset
 from damoyolo.data.shapes import write_shapes
 from damoyolo.errors import UserError
@@ -89,3 +89,14 @@ def test_its_json_says_all_of_it(sick: Path) -> None:
     assert value["image_size"] == [96, 128]
     assert [each["title"] for each in value["findings"]] == [each.title for each in diagnosis.findings]
     assert sum(value["boxes"]["val"].values()) > 3
+
+
+def test_a_test_split_that_is_named_and_not_there_is_noted(tmp_path: Path) -> None:
+    write_shapes(tmp_path / "coco", train=2, val=1, image_size=64)
+    convert_data(tmp_path / "coco", tmp_path / "yolo", "yolo")
+    file = tmp_path / "yolo" / "data.yaml"
+    assert "splits left out" not in [each.title for each in doctor(file, device="cpu").findings]
+    file.write_text(file.read_text() + "test: images/tset\n")
+    noted = doctor(file, device="cpu").findings[-1]
+    assert (noted.level, noted.title, noted.count) == ("note", "splits left out", 1)
+    assert noted.examples[0].startswith(f"{file}: test: there is no images/tset")

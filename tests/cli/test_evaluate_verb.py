@@ -100,3 +100,10 @@ def test_a_bad_image_stops_the_evaluation_unless_it_is_skipped(
     assert "2.png" in capsys.readouterr().err
     assert main([*request, "--skip-bad"]) == 0
     assert json.loads(capsys.readouterr().out)["images"] == 1
+
+
+def test_an_ap_of_nothing_comes_with_what_to_do(
+    weights: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(data), "--weights", str(weights), "--device", "cpu"]) == 0
+    assert "train longer" in capsys.readouterr().err

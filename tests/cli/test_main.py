@@ -22,6 +22,7 @@ QUICK_VERBS = (
     "search",
     "doctor",
     "convert-data",
+    "push",
 )
 
 

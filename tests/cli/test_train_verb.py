@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from damoyolo.assemble import read_config
+from damoyolo.assemble import TrainResult, read_config
 from damoyolo.cli import main
 from damoyolo.zoo.recipes import overlay
 from tiny_runs import SETTINGS, flags, metrics, outcome, spec_in, tiny, write_data
@@ -146,3 +146,28 @@ def test_a_loss_that_is_no_number_ends_the_run_with_code_1_step_and_images(
     assert " at step 2 (images in " in error
     assert json.loads((tmp_path / "run" / "diverged.json").read_text())["images"][0].startswith("train_")
     assert "start anew in another folder with a lower optim.lr" in error
+
+
+@pytest.mark.parametrize(
+    ("ap", "said"),
+    [
+        (-1.0, "val has no boxes"),
+        (0.0, "nothing was learnt yet"),
+        (0.0004, "more --epochs may help"),
+        (0.01, ""),
+    ],
+)
+def test_an_ap_of_nothing_comes_with_what_to_do(
+    ap: float,
+    said: str,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    paths = [tmp_path / name for name in ("best", "last", "metrics")]
+    monkeypatch.setattr("damoyolo.assemble.train", lambda *_, **__: TrainResult(tmp_path, *paths, ap))
+    assert main(command(data, tmp_path / "run")) == 0
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert bool(shown) == bool(said)

@@ -20,6 +20,7 @@ EXTRAS = (
     "prometheus_client",
     "starlette",
     "uvicorn",
+    "huggingface_hub",
 )
 PROGRAM = f"""
 import sys

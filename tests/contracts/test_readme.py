@@ -19,6 +19,7 @@ GUIDES = {
     "search.md": ("search", "profile", "train"),
     "predict.md": ("predict", "export"),
     "app.md": ("app", "predict"),
+    "hub.md": ("push", "predict", "train"),
     "deploy.md": ("export", "verify", "bench", "predict"),
 }
 """Pages beside the log, and the verbs whose options they mention."""

@@ -49,3 +49,8 @@ def test_no_video_of_the_aquarium_is_on_both_sides() -> None:
     assert not sides[0] & sides[1]
     assert all(sides)
     assert sum(chosen) == round(0.2 * len(paths))
+
+
+def test_one_image_is_told_as_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no val, and one image cannot be divided; add images"):
+        draw_val([tmp_path / "a.png"])

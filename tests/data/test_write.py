@@ -81,9 +81,9 @@ def test_an_image_annotated_as_it_is_stored_cannot_become_yolo(data: Dataset, tm
     assert not (tmp_path / "copy" / "data.yaml").exists()
 
 
-@pytest.mark.parametrize("name", ["bccd", "aquarium"])
-def test_real_data_come_back_from_yolo_and_coco_as_they_were(name: str, tmp_path: Path) -> None:
-    data = read_coco(shared_data(name), "test")
+@pytest.mark.parametrize(("name", "split"), [("bccd", "test"), ("aquarium", "test"), ("coco-slice", "val")])
+def test_real_data_come_back_from_yolo_and_coco_as_they_were(name: str, split: str, tmp_path: Path) -> None:
+    data = read_coco(shared_data(name), split)
     write_yolo({"train": data, "val": data}, tmp_path / "yolo")
     yolo = read_dataset(tmp_path / "yolo", "val")
     write_coco({"val": yolo}, tmp_path / "coco")

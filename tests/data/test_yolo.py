@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from damoyolo.data.formats import read_dataset, splits_in
+from damoyolo.data.formats import overlooked, read_dataset, splits_in
 from damoyolo.data.formats.yolo import find_yolo
 from damoyolo.errors import UserError
 
@@ -195,3 +195,14 @@ def test_a_test_split_that_is_named_but_not_there_leaves_the_others(tmp_path: Pa
     assert splits_in(tmp_path) == ("train", "val")
     with pytest.raises(UserError, match=r"test: there is no \.\./test/images"):
         read_dataset(tmp_path, "test")
+    assert overlooked(tmp_path) == [
+        f"{tmp_path / 'data.yaml'}: test: there is no ../test/images; correct the path, or 'path' above it"
+    ]
+
+
+def test_a_split_whose_name_is_misspelt_is_told(tmp_path: Path) -> None:
+    usual(tmp_path, "1 0.5 0.5 0.25 0.5\n", "tset: images/val\nnames: [cat, dog]\nroboflow: {version: 1}\n")
+    assert overlooked(tmp_path) == [
+        f"{tmp_path / 'data.yaml'}: 'tset' is no split and is not read; did you mean 'test'?"
+    ]
+    assert overlooked(tmp_path / "images") == []

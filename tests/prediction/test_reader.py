@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from clips import FakeCapture, moving_red, write_clip
+from clips import FakeCapture, moving_red, slow_down, turn_right, write_clip
 from conftest import shared_data
 from damoyolo.errors import RunError, UserError
 from damoyolo.prediction import VideoReader
@@ -27,6 +27,21 @@ def test_frames_are_rgb_numbered_and_timed(tmp_path: Path) -> None:
     red = frames[2].image[24, 24]
     assert red[0] > 200
     assert red[1:].max() < 60
+
+
+def test_a_video_of_a_phone_held_upright_is_seen_upright(tmp_path: Path) -> None:
+    clip = turn_right(write_clip(tmp_path / "a.mp4", moving_red(3), codec="mp4v"))
+    shapes = {frame.image.shape for frame in VideoReader(clip).frames()}
+    assert shapes == {(96, 64, 3)}
+    first = next(VideoReader(clip).frames()).image
+    red = np.argwhere(first[..., 0] > 128).mean(axis=0)
+    assert red == pytest.approx([7.5, 63 - 23.5], abs=1)  # what was at the left is at the top
+
+
+def test_times_are_those_of_the_file_where_its_rate_varies(tmp_path: Path) -> None:
+    clip = slow_down(write_clip(tmp_path / "a.mp4", moving_red(8), codec="mp4v"), frames=8, times=4)
+    times = [frame.time_s for frame in VideoReader(clip).frames()]
+    assert times == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.8, 1.2, 1.6])
 
 
 def test_real_clips_are_read_to_their_end() -> None:

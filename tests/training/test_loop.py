@@ -32,6 +32,7 @@ from damoyolo.training.optim import Schedule, build_optimizer
 from damoyolo.training.time_limit import TimeLimit
 from damoyolo.zoo import read_spec
 from damoyolo.zoo.tensor_file import read_safetensors
+from damoyolo.zoo.weights import load_weights
 from tiny_runs import IMAGES, SMALL_SPEC, STEPS_PER_EPOCH, metrics, outcome, write_data
 
 EPOCHS = 2
@@ -167,6 +168,11 @@ def test_the_weights_of_the_best_evaluation_are_kept_and_of_equal_ones_the_lates
     assert equal(read_safetensors(tmp_path / "best.safetensors")[0], evaluate.states[best])
     assert equal(read_safetensors(tmp_path / "last.safetensors")[0], evaluate.states[-1])
     assert trainer.best.value == max(marks)
+    noted = [
+        load_weights(tmp_path / name).card.lineage["validation"]
+        for name in ("best.safetensors", "last.safetensors")
+    ]
+    assert noted == [{"epoch": n + 1, "ap": marks[n], "ap50": 0.5} for n in (best, 1)]
 
 
 def test_the_last_epoch_is_evaluated_whatever_the_rhythm(data: Path, tmp_path: Path) -> None:

@@ -24,10 +24,10 @@ from damoyolo.data.dataset import Dataset, Record, check_images
 from damoyolo.data.doctor.advice import Advice, advise, choose_side
 from damoyolo.data.doctor.annotations import check_annotations, repeated_boxes
 from damoyolo.data.doctor.classes import box_counts
-from damoyolo.data.doctor.findings import Finding
+from damoyolo.data.doctor.findings import Finding, finding
 from damoyolo.data.doctor.pixels import check_pixels, identical_pairs, look_at
 from damoyolo.data.formats.entries import Entries
-from damoyolo.data.formats.found import find_place
+from damoyolo.data.formats.found import find_place, overlooked
 from damoyolo.data.images import read_sized
 from damoyolo.data.resize import Size
 from damoyolo.errors import UserError
@@ -102,7 +102,7 @@ def doctor(
     advice = advise(training, kind)
     side, _ = choose_side(training)
     size = given_image_size(image_size) if image_size is not None else (side, side)
-    findings = check_annotations(splits, size)
+    findings = _left_out(Path(data)) + check_annotations(splits, size)
     if pixels:
         total = sum(map(len, records.values()))
         findings += check_pixels(records, (lambda done: progress(done, total)) if progress else None)
@@ -119,6 +119,13 @@ def doctor(
     if html is not None:
         write_atomically(html, _page(diagnosis, records, names).encode())
     return diagnosis
+
+
+def _left_out(data: Path) -> list[Finding]:
+    """Splits that are named and not read."""
+    remedy = "correct the name or the path if these images are to be used, else take the entry out"
+    found = finding("note", "splits left out", [(text, ()) for text in overlooked(data)], remedy)
+    return [found] if found else []
 
 
 def fix_data(

@@ -23,6 +23,7 @@ from damoyolo.nn.detector import Detector, fuse
 from damoyolo.prediction import OVERLAP, Finder, detect, flipped, in_lanes, tiled
 from damoyolo.spec import given_image_size
 from damoyolo.zoo import SIZES
+from damoyolo.zoo.hub import is_hub_name
 from damoyolo.zoo.mirrors import find_weights
 from damoyolo.zoo.weights import load_any, load_reference, load_weights, save_weights
 
@@ -34,11 +35,13 @@ def load(model: str | Path) -> Detector:
     """The trained detector, in eval mode on the CPU, of a size (Ns Nm Nl T S M L) or in a weights file.
 
     A size gives the published weights, from the cache folder or a mirror; a file is one of ours
-    (.safetensors) or a checkpoint of the reference (.pth).
+    (.safetensors), also on the Hugging Face Hub (hf://owner/name), or a checkpoint of the reference (.pth).
     """
     name = str(model)
     if name.lower() in map(str.lower, SIZES):
         return load_weights(find_weights(name))
+    if is_hub_name(name):
+        return load_any(name)
     path = Path(model)
     if not path.exists() and not path.suffix:
         hint = nearest(name, SIZES) or f"; the sizes are {' '.join(SIZES)}"
@@ -116,7 +119,7 @@ def open_model(
         image_size: of the network's input in pixels, a side or "HEIGHTxWIDTH"; default the model's own.
         lanes: threads that call a `Runtime` at the same time.
     """
-    if Path(weights).suffix not in ENGINES:
+    if not _is_exported(weights):
         return prepare(load(weights), device=device, image_size=image_size)
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"device '{device}': an exported file runs on cpu or cuda")
@@ -128,14 +131,17 @@ def open_model(
 def _open(
     weights: str, device: str, image_size: int | str | None, lanes: int, limits: dict[str, Any]
 ) -> Finder:
-    is_exported = Path(weights).suffix in ENGINES
-    if is_exported and (device == "cuda" or engine_of(Path(weights)) not in IN_STREAMS):
+    if _is_exported(weights) and (device == "cuda" or engine_of(Path(weights)) not in IN_STREAMS):
         lanes = 1
     model = open_model(weights, device=device, image_size=image_size, lanes=lanes)
     if isinstance(model, Runtime):
         return in_lanes(partial(model.detect, **limits), lanes, size=model.batch_size)
     on_cpu = next(model.parameters()).device.type == "cpu"
     return in_lanes(partial(detect, model, **limits), lanes if on_cpu else 1)
+
+
+def _is_exported(weights: str) -> bool:
+    return not is_hub_name(weights) and Path(weights).suffix in ENGINES
 
 
 def evaluate(

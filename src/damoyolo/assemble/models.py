@@ -13,6 +13,7 @@ from damoyolo.nn.blocks import RepConv
 from damoyolo.nn.detector import Detector, build_detector
 from damoyolo.spec import ModelCard, ModelSpec, parse, read_image_size
 from damoyolo.zoo import SIZES, coco_class_names, read_spec
+from damoyolo.zoo.hub import is_hub_name
 from damoyolo.zoo.transfer import with_classes
 from damoyolo.zoo.weights import load_any
 
@@ -44,7 +45,7 @@ def first_detector(config: TrainConfig, class_names: tuple[str, ...]) -> tuple[D
     lineage: dict[str, Any] = {"source": "trained", "data": config.data.name, "torch": torch.__version__}
     lineage |= {"epochs": config.epochs, "seed": config.seed}
     if config.teacher:
-        lineage["teacher"] = Path(config.teacher).name
+        lineage["teacher"] = config.teacher if is_hub_name(config.teacher) else Path(config.teacher).name
     if trained:
         lineage["from"] = trained.card.lineage
     card = ModelCard(
@@ -90,7 +91,9 @@ def load_teacher(config: TrainConfig, student: ModelCard) -> tuple[Detector, str
 
 
 def is_weights(model: str) -> bool:
-    """Whether this is a file of weights rather than a size or a spec."""
+    """Whether this is a file of weights, here or on the Hugging Face Hub, rather than a size or a spec."""
+    if is_hub_name(model):
+        return True
     return _as_size(model) is None and Path(model).suffix.lower() not in (*SPEC_SUFFIXES, "")
 
 

@@ -24,7 +24,7 @@ from damoyolo.data.formats import read_dataset
 from damoyolo.data.images import read_sized
 from damoyolo.data.loader import TrainLoader
 from damoyolo.detections import Detections
-from damoyolo.errors import UserError
+from damoyolo.errors import UserError, counted
 from damoyolo.evaluation import coco, pictures, plots
 from damoyolo.evaluation.judge import Judged, Working, confusion, judge, working_point
 from damoyolo.files import write_atomically
@@ -346,8 +346,9 @@ def _facts(run: _Run) -> list[str]:
     by = run.config.best_by
     evaluated = [record for record in run.records if record.get(by, coco.ABSENT) >= 0]
     facts = [
-        f"{weights / 1e6:.2f} M parameters, input {width} × {height} pixels, {len(card.class_names)} classes",
-        f"{len(run.training)} training and {len(run.validation)} validation images",
+        f"{weights / 1e6:.2f} M parameters, input {width} × {height} pixels, "
+        f"{counted(len(card.class_names), 'class', 'classes')}",
+        f"{len(run.training)} training and {counted(len(run.validation), 'validation image')}",
     ]
     if run.records:
         seconds = sum(record.get("seconds", 0.0) for record in run.records)

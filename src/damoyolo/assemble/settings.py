@@ -97,7 +97,7 @@ def to_yaml(config: TrainConfig) -> str:
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """`auto` means bfloat16 where the processor computes it faster; a run keeps what was chosen at its start."""
+    """`auto` means bfloat16 where the processor computes it faster; a run keeps its choice."""
     if name != "auto":
         return name
     if device.type == "cpu":

@@ -29,6 +29,7 @@ VERBS = {
     "verify": "Prove again that an exported file computes what its model does.",
     "bench": "Measure exported files side by side: time, images per second and memory.",
     "convert": "Turn a checkpoint of the original DAMO-YOLO into one file of ours.",
+    "push": "Upload a weights file to the Hugging Face Hub, with a page about it.",
     "doctor": "Look a data set over before a training: faults, leaks, advice, a corrected copy.",
     "convert-data": "Write a data set in another format: COCO JSON or YOLO text.",
     "app": "Try a model in the browser, and serve it over HTTP.",

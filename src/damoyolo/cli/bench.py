@@ -77,7 +77,9 @@ def _subject(
     precision: Literal["fp32", "bf16"] | None,
     threads: int | None,
 ) -> Subject:
-    if path.suffix in WEIGHTS:
+    from damoyolo.zoo.hub import is_hub_name
+
+    if path.suffix in WEIGHTS or is_hub_name(path):
         from damoyolo.assemble.benchmarking import weights_subject
 
         return weights_subject(path, threads=threads)

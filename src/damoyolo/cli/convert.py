@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from damoyolo.errors import UserError
+from damoyolo.errors import UserError, counted
 
 
 def convert(
@@ -35,7 +35,7 @@ def convert(
 
     names = None if class_names is None else _names(class_names)
     card = assemble.convert(source, output, names, legacy_background).card
-    print(f"{output}: {card.spec.name}, {len(card.class_names)} classes")
+    print(f"{output}: {card.spec.name}, {counted(len(card.class_names), 'class', 'classes')}")
 
 
 def _names(given: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -37,6 +38,7 @@ def convert_data(
     from rich.progress import Progress
 
     from damoyolo import assemble
+    from damoyolo.data.formats import overlooked
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -49,5 +51,7 @@ def convert_data(
             skip_bad=skip_bad,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
+    for sentence in overlooked(data):
+        print(f"left out: {sentence}", file=sys.stderr)
     for split, dataset in written.items():
         print(f"{output}: {split}: {dataset.summary()}")

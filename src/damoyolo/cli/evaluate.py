@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,7 +39,7 @@ def evaluate(
     data
         A folder or YAML file of a data set: COCO JSON, YOLO text or Pascal VOC XML, found by looking.
     weights
-        A model size (Ns Nm Nl T S M L) or a weights file (.safetensors, .pth).
+        A model size (Ns Nm Nl T S M L) or a weights file (.safetensors, .pth, hf://owner/name).
     split
         Which part of DATA: train, val or test.
     image_size
@@ -74,6 +75,8 @@ def evaluate(
         import rich
 
         rich.print(report.table())
+        if weights and 0 <= report.ap < 0.0005:
+            print("nothing was found where it is; train longer, or begin from weights", file=sys.stderr)
 
 
 def _evaluate_model(

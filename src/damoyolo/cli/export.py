@@ -52,7 +52,7 @@ def export(
         The file: .onnx, .xml (OpenVINO), .engine (TensorRT), .ncnn.param, .mlpackage (Core ML) or .pte
         (ExecuTorch). Its proof is written beside it, as OUTPUT.proof.json.
     weights
-        A model size (Ns Nm Nl T S M L) or a weights file (.safetensors, .pth).
+        A model size (Ns Nm Nl T S M L) or a weights file (.safetensors, .pth, hf://owner/name).
     format
         Where the suffix of the file does not tell.
     head

@@ -33,7 +33,7 @@ def inspect_assignment(
     data
         A folder or YAML file of a data set: COCO JSON, YOLO text or Pascal VOC XML, found by looking.
     weights
-        A model size (Ns Nm Nl T S M L) or a weights file (.safetensors, .pth).
+        A model size (Ns Nm Nl T S M L) or a weights file (.safetensors, .pth, hf://owner/name).
     split
         Which part of DATA: train, val or test.
     images

@@ -54,7 +54,8 @@ def predict(
         An image, a video, a folder, a pattern in quotes such as 'photos/**/*.jpg', the number of a camera, or
         a stream such as rtsp://host/path.
     weights
-        A model size (Ns Nm Nl T S M L), a weights file (.safetensors, .pth) or an exported one (.onnx, .xml).
+        A model size (Ns Nm Nl T S M L), a weights file (.safetensors, .pth, hf://owner/name) or an
+        exported one (.onnx, .xml).
     output
         Folder for the pictures, detections.json and detections.csv; for videos, and a .jsonl beside each.
     score

@@ -64,5 +64,13 @@ def train(
         return
     chosen = "" if result.best_by == "ap" else f" by {result.best_by} {result.value:.3f}"
     print(f"best AP {result.ap:.3f}{chosen}: {result.best}")
-    if result.ap <= 0 and not resume:
+    if not resume:
+        _advise(result.ap)
+
+
+def _advise(ap: float) -> None:
+    """What to do where the number is none, or is shown as 0.000."""
+    if ap < 0:
+        print("there is no AP, as val has no boxes; label its images", file=sys.stderr)
+    elif ap < 0.0005:
         print("nothing was learnt yet; more --epochs may help, or weights to begin from", file=sys.stderr)

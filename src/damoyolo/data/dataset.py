@@ -14,7 +14,7 @@ from jaxtyping import Float32, Int64
 
 from damoyolo.data.images import check_image
 from damoyolo.data.resize import Size
-from damoyolo.errors import UserError
+from damoyolo.errors import UserError, counted
 
 LISTED = 20
 """How many bad items an error names one by one."""
@@ -91,8 +91,9 @@ class Dataset:
         boxes = sum(len(record.labels) for record in self.records)
         empty = sum(len(record.labels) == 0 for record in self.records)
         return (
-            f"{self.annotations}: {len(self)} images ({empty} without boxes), {boxes} boxes, "
-            f"{len(self.class_names)} classes; {self.report}{self.split_from and '; '}{self.split_from}"
+            f"{self.annotations}: {counted(len(self), 'image')} ({empty} without boxes), "
+            f"{counted(boxes, 'box', 'boxes')}, {counted(len(self.class_names), 'class', 'classes')}; "
+            f"{self.report}{self.split_from and '; '}{self.split_from}"
         )
 
 

@@ -25,12 +25,7 @@ def draw_val(paths: Sequence[Path], seed: int = 0) -> list[bool]:
     """
     groups = groups_of(paths, fingerprints(paths))
     if len(groups) < 2:
-        raise UserError(
-            f"{paths[0].parent}: there is no val, and its {len(paths)} images cannot be divided because all "
-            "are frames of one video or look alike; add images of other places, or choose val yourself"
-            if paths
-            else "there is no val, and no image to draw it from; add images"
-        )
+        raise UserError(_why_undivided(paths))
     order = np.random.default_rng(seed).permutation(len(groups))
     room = max(1, round(VAL_SHARE * len(paths)))
     chosen: set[int] = set()
@@ -41,3 +36,14 @@ def draw_val(paths: Sequence[Path], seed: int = 0) -> list[bool]:
         smallest: list[int] = min(groups, key=len)
         chosen.update(smallest)
     return [index in chosen for index in range(len(paths))]
+
+
+def _why_undivided(paths: Sequence[Path]) -> str:
+    if not paths:
+        return "there is no val, and no image to draw it from; add images"
+    if len(paths) == 1:
+        return f"{paths[0].parent}: there is no val, and one image cannot be divided; add images"
+    return (
+        f"{paths[0].parent}: there is no val, and its {len(paths)} images cannot be divided because all are "
+        "frames of one video or look alike; add images of other places, or choose val yourself"
+    )

@@ -37,6 +37,8 @@ from damoyolo.training.trackers import Trackers
 from damoyolo.zoo.weights import save_weights
 
 BEST_FILE, LAST_FILE, DIVERGED_FILE = "best.safetensors", "last.safetensors", "diverged.json"
+RECORDED = ("ap", "ap50")
+"""Numbers of an evaluation that a weights file keeps in its lineage."""
 STATE_FORMAT = 3
 """Number of the layout of `state()`."""
 
@@ -188,6 +190,7 @@ class Trainer:
             self.world.share_buffers(self.ema.model)
             numbers = self.evaluate(self.ema.model)
             record |= numbers
+            self._note_in_card(epoch, numbers)
             if self.best.update(epoch, numbers) and self.world.is_first:
                 save_weights(self.ema.model, self.folder / BEST_FILE)
             if self.world.is_first:
@@ -196,6 +199,13 @@ class Trainer:
                 self.plan.steps = self.step
             self.time_limit.last_evaluation = time.monotonic() - start
         return record
+
+    def _note_in_card(self, epoch: int, numbers: dict[str, float]) -> None:
+        """The weights that are written now tell how good they are."""
+        card = self.ema.model.card
+        validation = {"epoch": epoch} | {name: numbers[name] for name in RECORDED if name in numbers}
+        lineage = {**card.lineage, "validation": validation}
+        self.ema.model.card = card.model_copy(update={"lineage": lineage})
 
     def _is_evaluated(self, epoch: int) -> bool:
         """Now and then, at the end, and once early where the time that it takes has to be known."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
@@ -13,13 +14,22 @@ from urllib.request import Request, urlopen
 Progress = Callable[[int, int | None], None]
 """Called with the bytes received so far and, if the server told, in all."""
 
+LARGEST_BYTES = 1 << 30
+"""No file of weights is larger; what is, is not downloaded."""
+_OFFLINE_VARIABLES = ("DAMOYOLO_OFFLINE", "HF_HUB_OFFLINE")
 _CHUNK = 1 << 18
-_LARGEST_BYTES = 1 << 30
 _SLOWEST_BYTES_PER_S = 10 * 1024
 
 
 class DownloadError(Exception):
     """Why a download failed, in a few words."""
+
+
+def is_offline() -> bool:
+    """Whether DAMOYOLO_OFFLINE or HF_HUB_OFFLINE forbids downloads."""
+    return any(
+        os.environ.get(name, "").lower() not in ("", "0", "false", "no") for name in _OFFLINE_VARIABLES
+    )
 
 
 def download(url: str, target: Path, *, timeout_s: float, progress: Progress | None = None) -> None:
@@ -60,7 +70,7 @@ def _stream(url: str, timeout_s: float, progress: Progress | None) -> Generator[
 
 
 def _check_limits(received: int, total: int | None, seconds_after_grace: float) -> None:
-    if max(received, total or 0) > _LARGEST_BYTES:
-        raise DownloadError(f"larger than {_LARGEST_BYTES >> 20} MiB")
+    if max(received, total or 0) > LARGEST_BYTES:
+        raise DownloadError(f"larger than {LARGEST_BYTES >> 20} MiB")
     if received < _SLOWEST_BYTES_PER_S * seconds_after_grace:
         raise DownloadError(f"slower than {_SLOWEST_BYTES_PER_S >> 10} KiB/s")

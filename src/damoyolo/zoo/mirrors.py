@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -13,10 +12,8 @@ from pydantic import Field
 from damoyolo.errors import UserError
 from damoyolo.spec import Frozen, parse, read_yaml
 from damoyolo.zoo import read_spec
-from damoyolo.zoo.download import DownloadError, Progress
+from damoyolo.zoo.download import DownloadError, Progress, is_offline
 from damoyolo.zoo.shelf import Shelf, default_folder
-
-_OFFLINE_VARIABLES = ("DAMOYOLO_OFFLINE", "HF_HUB_OFFLINE")
 
 
 class Place(Frozen):
@@ -43,13 +40,6 @@ def read_mirrors() -> Mirrors:
     """The list that comes with the package."""
     path = Path(__file__).with_name("mirrors.yaml")
     return parse(Mirrors, read_yaml(path), where=str(path))
-
-
-def is_offline() -> bool:
-    """Whether DAMOYOLO_OFFLINE or HF_HUB_OFFLINE forbids downloads."""
-    return any(
-        os.environ.get(name, "").lower() not in ("", "0", "false", "no") for name in _OFFLINE_VARIABLES
-    )
 
 
 def _to_stderr(message: str) -> None:

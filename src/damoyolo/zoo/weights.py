@@ -20,6 +20,7 @@ from damoyolo.nn.blocks import RepConv
 from damoyolo.nn.detector import Detector
 from damoyolo.spec import Frozen, ModelCard, parse
 from damoyolo.zoo import coco_class_names
+from damoyolo.zoo.hub import fetch, is_hub_name
 from damoyolo.zoo.layout import disagreement, hollow_detector, layout_of
 from damoyolo.zoo.reference import Conversion, convert_reference
 from damoyolo.zoo.tensor_file import kind_of, read_safetensors, read_torch
@@ -80,8 +81,26 @@ def load_reference(
 
 
 def load_any(path: str | Path) -> Detector:
-    """Our format or a checkpoint of the reference, told apart by content; in eval mode on the CPU."""
+    """Our format or a checkpoint of the reference, told apart by content; in eval mode on the CPU.
+
+    A name such as hf://owner/name is that of a file of ours on the Hugging Face Hub.
+    """
+    if is_hub_name(path):
+        return load_from_hub(path)
     return load_weights(path) if kind_of(path) == "safetensors" else load_reference(path)
+
+
+def load_from_hub(name: str | Path) -> Detector:
+    """The detector in a file of ours on the Hub; its lineage tells the commit."""
+    fetched = fetch(name)
+    if kind_of(fetched.path) != "safetensors":
+        raise UserError(
+            f"{name}: calls itself safetensors and is something else, which is not read; take another"
+        )
+    detector = load_weights(fetched.path)
+    lineage = {**detector.card.lineage, "origin": fetched.origin}
+    detector.card = detector.card.model_copy(update={"lineage": lineage})
+    return detector
 
 
 def sha256_of(path: str | Path) -> str:

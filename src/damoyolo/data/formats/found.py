@@ -9,7 +9,7 @@ from damoyolo.data.formats.coco import find_coco, missing
 from damoyolo.data.formats.entries import Entries, check_entries
 from damoyolo.data.formats.place import SPLITS, YAML_SUFFIXES, Place, check_source
 from damoyolo.data.formats.voc import find_voc
-from damoyolo.data.formats.yolo import find_yolo, is_data_file
+from damoyolo.data.formats.yolo import find_yolo, is_data_file, misspelt_splits
 from damoyolo.data.split import VAL_SHARE, draw_val
 from damoyolo.errors import UserError
 
@@ -56,13 +56,26 @@ def read_entries(
 def splits_in(source: Path) -> tuple[str, ...]:
     """The splits that can be read; `UserError` if there is none.
 
-    A `test` that a data file names, and that is not there, is left out: Roboflow names one in every export.
+    A `test` that a data file names, and that is not there, is left out: Roboflow names one in every export;
+    see `overlooked`.
     """
     check_source(source)
     drawn = DRAWN if _undivided(source) else ()
     found = tuple(split for split in SPLITS if split in drawn or _is_there(source, split))
     if not found:
         raise missing(source, "train")
+    return found
+
+
+def overlooked(source: Path) -> list[str]:
+    """A sentence for what a data file names and `splits_in` leaves out: a slip of the hand, perhaps."""
+    if source.suffix in YAML_SUFFIXES and not is_data_file(source):
+        return []
+    found = misspelt_splits(source)
+    try:
+        find_place(source, "test")
+    except UserError as error:
+        found.append(str(error))
     return found
 
 

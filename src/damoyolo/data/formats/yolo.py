@@ -17,7 +17,7 @@ import numpy as np
 from damoyolo.data.formats.entries import Annotated
 from damoyolo.data.formats.place import SPLITS, YAML_SUFFIXES, Place, other_names
 from damoyolo.data.image_files import images_in, is_image, read_sizes
-from damoyolo.errors import UserError
+from damoyolo.errors import UserError, nearest
 from damoyolo.spec import read_yaml
 
 DATA_FILES = ("data.yaml", "data.yml", "dataset.yaml")
@@ -52,6 +52,19 @@ def _data_file(source: Path) -> Path | None:
         return source
     files = (source / name for name in DATA_FILES)
     return next((path for path in files if path.is_file() and is_data_file(path)), None)
+
+
+def misspelt_splits(source: Path) -> list[str]:
+    """A sentence for each entry of a data file that is no split and is called nearly as one."""
+    file = _data_file(source)
+    content = read_yaml(file) if file else {}
+    known = [name for split in SPLITS for name in (split, *other_names(split))]
+    found = []
+    for key, value in content.items():
+        hint = nearest(str(key), known, cutoff=0.7)
+        if hint and key not in known and isinstance(value, str | list):
+            found.append(f"{file}: '{key}' is no split and is not read{hint}")
+    return found
 
 
 def _names_splits(file: Path) -> bool:
