@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,17 +58,13 @@ def test_an_exported_file_is_served_as_its_model(tmp_path: Path) -> None:
     np.testing.assert_allclose(one.boxes, other.boxes, atol=0.05)
 
 
-def test_the_ap_is_that_of_the_evaluation_the_weights_were_kept_for(tmp_path: Path) -> None:
-    lineage = {"source": "trained", "data": "pets"}
-    records = [{"ap": 0.3, "ap50": 0.6}, {"loss": 1.0}, {"ap": 0.2, "ap50": 0.7}, {"ap": 0.25, "ap50": 0.65}]
-    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)))
-    for by, wanted in (("ap50", 0.2), ("ap", 0.3)):
-        (tmp_path / "config.yaml").write_text(f"best_by: {by}\n")
-        facts = opened(tmp_path, "best.safetensors", lineage=lineage).facts
-        assert facts["ap"] == {"value": wanted, "of": "the validation split of pets"}
-    assert opened(tmp_path, "other.safetensors", lineage=lineage).facts["ap"] is None
-    (tmp_path / "metrics.jsonl").write_text("no json")
-    assert opened(tmp_path, "best.safetensors", lineage=lineage).facts["ap"] is None
+def test_the_ap_is_the_one_that_the_file_records(tmp_path: Path) -> None:
+    lineage = {"source": "trained", "data": "pets", "validation": {"epoch": 3, "ap": 0.31234, "ap50": 0.6}}
+    found = opened(tmp_path, lineage=lineage).facts["ap"]
+    assert found == {"value": 0.3123, "of": "the validation split of pets"}
+    nothing_to_find = {**lineage, "validation": {"epoch": 3, "ap": -1.0}}
+    assert opened(tmp_path, lineage=nothing_to_find).facts["ap"] is None
+    assert opened(tmp_path, lineage={"source": "trained"}).facts["ap"] is None
 
 
 def test_published_weights_have_the_published_ap_only_for_its_classes(tmp_path: Path) -> None:

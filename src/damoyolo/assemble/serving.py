@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import yaml
 
 from damoyolo.assemble.inference import open_model
 from damoyolo.data.resize import PAD, Resize, Size, size_of, to_original
@@ -20,7 +18,6 @@ from damoyolo.export.runtime import Runtime
 from damoyolo.nn.detector import Detector
 from damoyolo.prediction import Image, detect
 from damoyolo.spec import ModelSpec
-from damoyolo.training.loop import BEST_FILE
 from damoyolo.zoo import coco_class_names
 
 LICENCE = "not recorded: that of the photographs it was trained on, and its owner's choice"
@@ -86,7 +83,7 @@ def _of_detector(model: Detector, weights: str) -> ServedModel:
         "engine": f"PyTorch {torch.__version__} on {next(model.parameters()).device}",
         "precision": "fp32",
         "parameters": sum(each.numel() for each in model.parameters()),
-        "ap": _ap_of(card.lineage, card.spec, card.class_names, Path(weights)),
+        "ap": _ap_of(card.lineage, card.spec, card.class_names),
         "licence": _licence_of(card.lineage),
         "lineage": card.lineage,
     }
@@ -136,31 +133,15 @@ def _common(
     }
 
 
-def _ap_of(
-    lineage: dict[str, Any], spec: ModelSpec, class_names: tuple[str, ...], weights: Path
-) -> dict[str, Any] | None:
-    """The AP that is known of such weights, and on what; None where nobody has recorded it."""
-    if lineage.get("source") == "converted":
-        if spec.published is None or class_names != coco_class_names():
-            return None
+def _ap_of(lineage: dict[str, Any], spec: ModelSpec, class_names: tuple[str, ...]) -> dict[str, Any] | None:
+    """The AP that the file knows of, and on what; None where nobody has recorded it."""
+    found = lineage.get("validation")
+    if isinstance(found, dict) and found.get("ap", -1) >= 0:  # -1 where there was nothing to find
+        of = f"the validation split of {lineage.get('data', 'its data')}"
+        return {"value": round(found["ap"], 4), "of": of}
+    converted = lineage.get("source") == "converted" and class_names == coco_class_names()
+    if converted and spec.published:
         return {"value": round(spec.published.ap / 100, 3), "of": PUBLISHED_AP}
-    value = _ap_of_run(weights)
-    if value is None:
-        return None
-    return {"value": round(value, 4), "of": f"the validation split of {lineage.get('data', 'its data')}"}
-
-
-def _ap_of_run(weights: Path) -> float | None:
-    """The AP of the evaluation that a training kept these weights for, by the files it wrote beside them."""
-    try:
-        lines = (weights.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        records = [record for record in map(json.loads, lines) if "ap" in record]
-        config = yaml.safe_load((weights.parent / "config.yaml").read_text(encoding="utf-8"))
-        by = config.get("best_by", "ap")
-        if weights.name == BEST_FILE:
-            return float(max(reversed(records), key=lambda record: record[by])["ap"])
-    except (OSError, ValueError, LookupError, AttributeError, TypeError, yaml.YAMLError):
-        pass
     return None
 
 
