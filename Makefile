@@ -13,8 +13,8 @@ test: .venv/ready
 	$(RUN) pytest -q -m slow -n 2
 
 check: .venv/ready
-	$(RUN) ruff format --check src tests benchmarks examples
-	$(RUN) ruff check src tests benchmarks examples
+	$(RUN) ruff format --check src tests benchmarks examples docs
+	$(RUN) ruff check src tests benchmarks examples docs
 	$(RUN) mypy
 	$(BIN)/lint-imports
 
@@ -22,8 +22,8 @@ docs: .venv/ready
 	$(RUN) mkdocs build --strict
 
 format: .venv/ready
-	$(RUN) ruff format src tests benchmarks examples
-	$(RUN) ruff check --fix src tests benchmarks examples
+	$(RUN) ruff format src tests benchmarks examples docs
+	$(RUN) ruff check --fix src tests benchmarks examples docs
 
 .venv/ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

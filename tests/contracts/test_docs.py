@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -95,14 +95,20 @@ def test_what_cannot_run_here_is_known_to_what_would_run_it(step: Step) -> None:
         assert program in ("make", "curl", "hf")
 
 
+@cache
+def _options(verb: str) -> set[str]:
+    arguments = build_app()[verb].assemble_argument_collection(parse_docstring=True)
+    return {"--help", *(name for argument in arguments for name in argument.names)}
+
+
 @pytest.mark.parametrize("page", PAGES)
-def test_commands_within_sentences_have_verbs_and_options_that_exist(page: str) -> None:
-    for command in re.findall(r"`damoyolo ([^`\n]+)`", PAGES[page].read_text()):
+def test_its_commands_have_verbs_and_options_that_exist(page: str) -> None:
+    within = re.findall(r"`damoyolo ([^`\n]+)`", PAGES[page].read_text())
+    alone = [
+        step.text.removeprefix("damoyolo ") for step in RUN.get(page, ()) if "damoyolo " in step.text[:9]
+    ]
+    for command in (*within, *alone):
         verb, *words = command.split()
-        if verb.startswith("-"):
-            continue
-        assert verb in (*VERBS, "VERB")
-        if verb in VERBS:
-            arguments = build_app()[verb].assemble_argument_collection(parse_docstring=True)
-            known = {name for argument in arguments for name in argument.names} | {"--help"}
-            assert {word for word in words if word.startswith("--")} <= known
+        if verb not in ("VERB", "--version"):
+            assert verb in VERBS
+            assert {word for word in words if word.startswith("--")} <= _options(verb)

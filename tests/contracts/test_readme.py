@@ -9,8 +9,9 @@ import pytest
 
 import damoyolo as dy
 from conftest import ROOT
-from damoyolo.cli import VERBS, build_app
+from damoyolo.cli import build_app
 from damoyolo.zoo import SIZES, read_spec
+from doc_pages import PAGES
 
 README = (ROOT / "README.md").read_text()
 GUIDES = {
@@ -21,11 +22,10 @@ GUIDES = {
 }
 """Pages beside the log, and the verbs whose options they mention."""
 TEXTS = {name: (ROOT / "docs" / name).read_text() for name in GUIDES}
-COMMANDS = re.findall(r"(?:^ {4}|`)damoyolo ([^`\n]+)", README + "".join(TEXTS.values()), re.MULTILINE)
 LINKS = [
-    folder / link
-    for folder, text in ((ROOT, README), *((ROOT / "docs", text) for text in TEXTS.values()))
-    for link in re.findall(r"\]\(([^)#]+)\)", text)
+    page.parent / link
+    for page in PAGES.values()
+    for link in re.findall(r"\]\(([^)#]+)\)", page.read_text())
     if not link.startswith("http")
 ]
 
@@ -35,15 +35,6 @@ def test_its_two_commands_are_targets_of_the_makefile() -> None:
     commands = re.findall(r"^ {4}make ([\w-]+)", README, re.MULTILINE)
     assert commands == ["demo", "test"]
     assert set(commands) <= set(targets)
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_its_commands_have_verbs_and_options_that_exist(command: str) -> None:
-    verb, *words = command.split()
-    assert verb in VERBS
-    arguments = build_app()[verb].assemble_argument_collection(parse_docstring=True)
-    known = {name for argument in arguments for name in argument.names} | {"--help"}
-    assert {word for word in words if word.startswith("--")} <= known
 
 
 @pytest.mark.parametrize("guide", GUIDES)
