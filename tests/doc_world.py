@@ -64,7 +64,11 @@ ONCE = {
     " --int8 ": ("deploy/int8.md", "measures accuracy and speed of many files"),
 }
 """What takes seconds even so, by a word in it, and the page where it is run; elsewhere it is checked."""
-PAGES_CHECKED = {"app.md": "a server does not end", "hub.md": "needs the network"}
+PAGES_CHECKED = {
+    "app.md": "a server does not end",
+    "hub.md": "needs the network",
+    "deploy/executorch.md": "takes most of a minute, as tests/export/test_executorch.py does",
+}
 """Whose commands have tests of their own, with stand-ins."""
 
 

@@ -69,7 +69,8 @@ def test_the_weights_carry_what_they_are_and_how_they_came_to_be(data: Path, fin
     assert card.class_names == ("circle", "square", "triangle", "star")
     assert card.image_size == (64, 64)
     expected = {"source": "trained", "data": data.name, "epochs": 2, "seed": 0, "torch": torch.__version__}
-    assert card.lineage == expected
+    measured = {"epoch": 2, **{name: metrics(finished)[-1][name] for name in ("ap", "ap50")}}
+    assert card.lineage == {**expected, "validation": measured}
 
 
 def test_an_epochs_record_has_the_numbers_of_every_class_under_a_name_of_its_own(finished: Path) -> None:
