@@ -9,8 +9,8 @@ demo: .venv/ready
 	$(BIN)/damoyolo demo --output runs/demo
 
 test: .venv/ready
-	$(RUN) pytest -q -n 2 -m "not slow" --jaxtyping-packages=damoyolo,beartype.beartype
-	$(RUN) pytest -q -m slow -n 2
+	$(RUN) pytest -q -n 2 --dist worksteal -m "not slow" --jaxtyping-packages=damoyolo,beartype.beartype
+	$(RUN) pytest -q -n 2 --dist loadfile -m slow
 
 check: .venv/ready
 	$(RUN) ruff format --check src tests benchmarks examples docs

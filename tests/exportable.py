@@ -67,7 +67,7 @@ def lively(spec: ModelSpec = SMALL_SPEC, image_size: tuple[int, int] = (64, 96),
         for classify, regress in zip(detector.head.classify, detector.head.regress, strict=True):
             nn.init.normal_(classify.weight, std=0.2)
             nn.init.zeros_(classify.bias)
-            nn.init.normal_(regress.weight, std=0.5)
+            nn.init.normal_(regress.weight, std=0.2)
         detector.train()(torch.randint(0, 256, (4, 3, *image_size)).float())
     return detector.eval()
 
