@@ -234,6 +234,8 @@ def test_a_push_that_cannot_be_is_one_sentence_and_leaves_nothing(
     with pytest.raises(UserError, match="goes to the main branch; leave out @v1"):
         push(weights, "hf://me/cells@v1")
     torch.save({"a": torch.zeros(1)}, tmp_path / "theirs.pth")
+    with pytest.raises(UserError, match="hf://me/dogs: is on the Hub already; push a file on the disk"):
+        push(Path("hf://me/dogs"), "hf://me/cells")
     with pytest.raises(UserError, match="convert it with `damoyolo convert"):
         push(tmp_path / "theirs.pth", "hf://me/cells")
     with pytest.raises(UserError, match="there already and public"):
