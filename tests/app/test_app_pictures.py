@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from damoyolo.app.limits import RefusedError
-from damoyolo.app.pictures import read_picture
+from damoyolo.app.pictures import MOST_SCANS, read_picture
 from exportable import photograph
 from live_server import encoded
 
@@ -87,3 +87,15 @@ def test_damage_anywhere_is_refused_or_read_but_raises_nothing_else() -> None:
             broken[rng.integers(0, len(whole), 4)] = rng.integers(0, 256, 4)
             with contextlib.suppress(RefusedError):
                 assert read_picture(broken.tobytes(), 1.0).ndim == 3
+
+
+def test_a_jpeg_of_very_many_scans_is_refused_before_it_is_decoded() -> None:
+    file = io.BytesIO()
+    Image.fromarray(photograph(40, 56)).save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    assert read_picture(data, 1.0).shape == (40, 56, 3)
+    last = data.rindex(b"\xff\xda")
+    slow = data[:last] + MOST_SCANS * data[last:-2] + b"\xff\xd9"
+    with pytest.raises(RefusedError, match="more than 100 scans; save it as a plain one") as caught:
+        read_picture(slow, 1.0)
+    assert caught.value.status == 422

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import socket
 import threading
@@ -15,13 +16,15 @@ import httpx
 import numpy as np
 import pytest
 
-from damoyolo.app.limits import Limits
+from damoyolo.app import predicting
+from damoyolo.app.limits import MIB, Limits
+from damoyolo.app.pictures import read_picture
 from damoyolo.assemble.serving import ServedModel
 from damoyolo.detections import Detections
 from live_server import encoded, running
 
 HEAD = "POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n"
-QUICK = Limits(waiting=3, upload_s=1.5, head_s=1.0, all_uploads_mb=1.0, connections=12)
+QUICK = Limits(upload_mb=1.0, waiting=3, upload_s=1.5, head_s=1.0, all_uploads_mb=1.0, connections=12)
 
 
 class Held:
@@ -111,6 +114,34 @@ def test_who_goes_away_gives_the_place_free_and_is_not_computed(served: ServedMo
         assert held.images == 2
 
 
+def test_a_file_is_held_until_its_decoder_has_done_with_it(
+    served: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    def slowly(data: bytes, megapixels: float) -> np.ndarray:
+        begun.release()
+        assert go_on.wait(20)
+        return read_picture(data, megapixels)
+
+    monkeypatch.setattr(predicting, "read_picture", slowly)
+    body = encoded()
+    with running(served, QUICK) as address:
+        for _ in range(predicting.DECODERS):
+            with connect(address) as client:
+                client.sendall(HEAD.format(len(body)).encode() + body)
+                assert begun.acquire(timeout=20)
+        time.sleep(0.2)
+        assert inside(address) == predicting.DECODERS
+        with connect(address) as client:  # waits for a decoder, and so holds nothing once it is gone
+            client.sendall(HEAD.format(len(body)).encode() + body)
+            until(lambda: inside(address) == predicting.DECODERS + 1)
+        until(lambda: inside(address) == predicting.DECODERS)
+        go_on.set()
+        until(lambda: inside(address) == 0)
+        assert predict(address).status_code == 200
+
+
 def test_a_slow_body_is_ended_and_keeps_nobody_waiting(quick: str) -> None:
     with connect(quick) as slow:
         slow.sendall(HEAD.format(1000).encode() + b"\x89PNG")
@@ -137,6 +168,35 @@ def test_a_second_slow_head_on_a_connection_is_ended_too(quick: str) -> None:
         assert slow.recv(4096) == b""
 
 
+@pytest.mark.parametrize("rest", [b"x" * 10, b"x"], ids=["all at once", "in drops"])
+def test_who_was_answered_before_the_end_of_the_body_cannot_keep_the_connection(
+    quick: str, rest: bytes
+) -> None:
+    with connect(quick) as lazy:
+        lazy.sendall(b"POST /nothing HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\n")
+        until(lambda: b"/docs tells what there is" in lazy.recv(4096))
+        begun = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() < begun + 1.2 * QUICK.upload_s:
+                lazy.sendall(rest)
+                rest = rest[:1] * (len(rest) == 1)
+                time.sleep(0.2)
+            assert lazy.recv(4096) == b""
+        assert time.monotonic() < begun + 3 * QUICK.upload_s
+
+
+def test_who_does_not_read_answers_loses_the_connection(quick: str) -> None:
+    where = urlsplit(quick)
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.settimeout(10 * QUICK.upload_s)
+        deaf.connect((where.hostname, where.port))
+        asking = b"GET /static/app.js HTTP/1.1\r\nhost: localhost\r\n\r\n"
+        with contextlib.suppress(ConnectionError):
+            while True:
+                deaf.sendall(asking)
+
+
 def test_bytes_of_all_clients_together_are_limited(quick: str) -> None:
     half = bytes(600 * 1024)
     with connect(quick) as first, connect(quick) as second:
@@ -147,6 +207,13 @@ def test_bytes_of_all_clients_together_are_limited(quick: str) -> None:
         assert answer.startswith(b"HTTP/1.1 503")
         assert b"retry-after: 1" in answer
     until(lambda: predict(quick).status_code == 200)
+
+
+def test_one_file_may_have_what_a_file_may_have(served: ServedModel) -> None:
+    body = encoded(np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8))
+    limits = Limits(all_uploads_mb=0.5 * len(body) / MIB)
+    with running(served, limits) as address:
+        assert httpx.post(f"{address}predict", content=body, timeout=60).status_code == 200
 
 
 def test_connections_are_limited_and_the_last_are_told(quick: str) -> None:

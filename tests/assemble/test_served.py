@@ -61,7 +61,7 @@ def test_an_exported_file_is_served_as_its_model(tmp_path: Path) -> None:
 def test_the_ap_is_the_one_that_the_file_records(tmp_path: Path) -> None:
     lineage = {"source": "trained", "data": "pets", "validation": {"epoch": 3, "ap": 0.31234, "ap50": 0.6}}
     found = opened(tmp_path, lineage=lineage).facts["ap"]
-    assert found == {"value": 0.3123, "of": "the validation split of pets"}
+    assert found == {"value": 0.3123, "of": "the validation images of pets"}
     nothing_to_find = {**lineage, "validation": {"epoch": 3, "ap": -1.0}}
     assert opened(tmp_path, lineage=nothing_to_find).facts["ap"] is None
     assert opened(tmp_path, lineage={"source": "trained"}).facts["ap"] is None

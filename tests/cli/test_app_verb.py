@@ -68,6 +68,7 @@ def test_mistakes_are_told_before_anything_is_served(
     assert error("--weights", weights, "--host", "0.0.0.0").startswith("host: 0.0.0.0 can be reached")
     assert error("--weights", weights, "--token", "short").startswith("token: has 5 letters")
     assert "--port" in error("--weights", weights, "--port", "70000")
+    assert "--max-upload-mb" in error("--weights", weights, "--max-upload-mb", "inf")
     assert "--max-waiting" in error("--weights", weights, "--max-waiting", "0")
     assert error("--weights", weights, "--image-size", "100").startswith("image_size: 100 px is no multiple")
     with socket.socket() as taken:

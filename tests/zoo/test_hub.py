@@ -144,8 +144,9 @@ def test_a_cached_copy_serves_where_the_hub_cannot_be_reached(
         ("hf://me/cells@v9", "the repository has no revision 'v9'"),
         (
             "hf://me/cells/best.safetensors",
-            "has no best.safetensors; name one of those that it has: hf://me/cells/model",
+            "has no best.safetensors; name one of those that it has: hf://me/cells",
         ),
+        ("hf://me/cells@main/best.safetensors", "name one of those that it has: hf://me/cells@main"),
         ("hf://me/empty", "has no model.safetensors and no other .safetensors file"),
         ("hf://me/a--b", "is no name on the Hugging Face Hub"),
         ("hf://me/pickle", "calls itself safetensors and is something else, which is not read"),
@@ -233,6 +234,8 @@ def test_a_push_that_cannot_be_is_one_sentence_and_leaves_nothing(
     with pytest.raises(UserError, match="goes to the main branch; leave out @v1"):
         push(weights, "hf://me/cells@v1")
     torch.save({"a": torch.zeros(1)}, tmp_path / "theirs.pth")
+    with pytest.raises(UserError, match="hf://me/dogs: is on the Hub already; push a file on the disk"):
+        push(Path("hf://me/dogs"), "hf://me/cells")
     with pytest.raises(UserError, match="convert it with `damoyolo convert"):
         push(tmp_path / "theirs.pth", "hf://me/cells")
     with pytest.raises(UserError, match="there already and public"):
@@ -282,7 +285,7 @@ def test_a_run_begins_from_the_hub_and_has_its_teacher_there(shelf: FakeHub, tmp
     ("lineage", "expected"),
     [
         ({}, "not recorded in the file; measure it"),
-        ({"source": "converted"}, "0.323 on COCO val2017, as published"),
+        ({"source": "converted"}, "0.323 on COCO val2017, as the authors published"),
         ({**LINEAGE, "from": {"source": "converted", "file": "x.pth"}}, "from weights converted from x.pth"),
         ({**LINEAGE, "teacher": "hf://me/large"}, "with hf://me/large as its teacher"),
     ],

@@ -20,7 +20,8 @@ class Limits:
         head_s: seconds within which a connection must have sent the head of a request.
         idle_s: seconds that a connection may wait for its next request; longer than any Retry-After, so that
             who comes again does not meet a closing door.
-        all_uploads_mb: MiB of files that are arriving or wait to be decoded, of all clients together.
+        all_uploads_mb: MiB of files that are arriving or wait to be decoded, of all clients together; of
+            one at least.
         connections: open at a time.
     """
 

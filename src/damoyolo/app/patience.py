@@ -1,4 +1,4 @@
-"""Connections that say nothing for long are closed: uvicorn alone would keep them for ever."""
+"""Connections that keep the server waiting are closed: uvicorn alone would keep them for ever."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ FULL = (
 
 
 def impatient(limits: Limits) -> type[asyncio.Protocol]:
-    """Uvicorn's protocol with limits on connections, and on the time until a request's head is there."""
+    """Uvicorn's protocol with limits on connections, and on how long each may take for what it owes.
+
+    That is the head of a request, the rest of a body after its answer, and the reading of answers.
+    """
 
     class Impatient(H11Protocol):
         """See `impatient`."""
 
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
-            self._head_timer: asyncio.TimerHandle | None = None
+            self._timers: dict[str, asyncio.TimerHandle] = {}
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -33,29 +36,51 @@ def impatient(limits: Limits) -> type[asyncio.Protocol]:
                 transport.write(FULL)
                 transport.close()
             else:
-                self._expect_head()
+                self._expect("head", limits.head_s)
 
         def data_received(self, data: bytes) -> None:
-            if self._head_timer is None and self.conn.their_state is h11.IDLE:
-                self._expect_head()
+            if self.conn.their_state is h11.IDLE:
+                self._expect("head", limits.head_s)
             super().data_received(data)
+            if self.conn.their_state is not h11.SEND_BODY:
+                self._have("rest")
             if self.conn.their_state is not h11.IDLE:
-                self._forget_timer()
+                self._have("head")
+            elif self.timeout_keep_alive_task is None:  # uvicorn forgets it after the rest of a body
+                self._expect("head", limits.head_s)
+
+        def on_response_complete(self) -> None:
+            if self.conn.their_state is h11.SEND_BODY:
+                self._expect("rest", limits.upload_s)
+            super().on_response_complete()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._expect("reading", limits.upload_s)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._have("reading")
+
+        def timeout_keep_alive_handler(self) -> None:
+            super().timeout_keep_alive_handler()
+            self._give_up()
 
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
-            self._forget_timer()
+            for what in tuple(self._timers):
+                self._have(what)
 
-        def _expect_head(self) -> None:
-            self._head_timer = self.loop.call_later(limits.head_s, self._give_up)
+        def _expect(self, what: str, seconds: float) -> None:
+            if what not in self._timers:
+                self._timers[what] = self.loop.call_later(seconds, self._give_up)
 
-        def _forget_timer(self) -> None:
-            if self._head_timer:
-                self._head_timer.cancel()
-            self._head_timer = None
+        def _have(self, what: str) -> None:
+            if timer := self._timers.pop(what, None):
+                timer.cancel()
 
         def _give_up(self) -> None:
-            if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
-                self.transport.close()
+            """Without waiting until what was written is read."""
+            self.transport.abort()
 
     return Impatient

@@ -15,6 +15,8 @@ from damoyolo.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """What every browser shows, too."""
+MOST_SCANS = 100
+"""Of a JPEG. Programs write about ten; each may cost as much time as all pixels, and next to no bytes."""
 
 
 def read_picture(data: bytes, megapixels: float) -> UInt8[ndarray, "h w 3"]:
@@ -22,7 +24,7 @@ def read_picture(data: bytes, megapixels: float) -> UInt8[ndarray, "h w 3"]:
 
     Raises:
         RefusedError: 415 for what is no image of the `FORMATS`, 413 for one with more pixels, by its header
-            and so before a pixel is decoded, and 422 for a damaged one.
+            and so before a pixel is decoded, and 422 for a damaged one or one that takes very long.
     """
     width, height = _promised_size(data)
     if width * height > megapixels * 1e6:
@@ -30,6 +32,10 @@ def read_picture(data: bytes, megapixels: float) -> UInt8[ndarray, "h w 3"]:
             413,
             "pixels",
             f"image: has {width} x {height} pixels, more than {megapixels:g} million; send a smaller one",
+        )
+    if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > MOST_SCANS:
+        raise RefusedError(
+            422, "damaged", f"image: is a JPEG of more than {MOST_SCANS} scans; save it as a plain one"
         )
     try:
         image = decode_image(data, "image")

@@ -36,6 +36,7 @@ class Predictor:
         self._model, self._batcher, self.limits, self._metrics = model, batcher, limits, metrics
         self._uploads = Uploads(limits)
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decoder")
+        self._free_decoder = asyncio.Semaphore(DECODERS)
         self.inside = 0
 
     def close(self) -> None:
@@ -67,9 +68,18 @@ class Predictor:
             if full or self._is_full:
                 raise busy("queue", self._batcher.seconds_for(self.inside))
             place.enter_context(self._place())
-            decoding = asyncio.get_running_loop().run_in_executor(self._decoders, self._decode, body)
-            prepared, decode_s = await _unless_gone(request, decoding)
+            prepared, decode_s = await _unless_gone(request, self._decoded(body))
         return prepared, upload_s, decode_s
+
+    async def _decoded(self, body: bytes) -> tuple[Prepared, float]:
+        """By a thread that is free; one that has begun is waited for, even if nobody wants it any more."""
+        async with self._free_decoder:
+            decoding = asyncio.get_running_loop().run_in_executor(self._decoders, self._decode, body)
+            try:
+                return await asyncio.shield(decoding)
+            except asyncio.CancelledError:
+                await asyncio.wait((decoding,))
+                raise
 
     def _decode(self, body: bytes) -> tuple[Prepared, float]:
         begun = time.perf_counter()
@@ -93,7 +103,10 @@ class Predictor:
 
 
 async def _unless_gone(request: Request, work: Awaitable[Result]) -> Result:
-    """What the work gives; it is cancelled, and `ClientDisconnect` raised, if the client goes away."""
+    """What the work gives; it is cancelled, and `ClientDisconnect` raised, if the client goes away.
+
+    Work that no longer can be cancelled is waited for: it still holds what it was given.
+    """
     working = asyncio.ensure_future(work)
     watching = asyncio.ensure_future(_gone(request))
     try:
@@ -102,8 +115,9 @@ async def _unless_gone(request: Request, work: Awaitable[Result]) -> Result:
             raise ClientDisconnect
         return working.result()
     finally:
-        working.cancel()
         watching.cancel()
+        working.cancel()
+        await asyncio.wait((working,))
 
 
 async def _gone(request: Request) -> None:

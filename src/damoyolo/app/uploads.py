@@ -17,7 +17,7 @@ class Uploads:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._most = int(limits.upload_mb * MIB)
-        self._most_of_all = int(limits.all_uploads_mb * MIB)
+        self._most_of_all = max(self._most, int(limits.all_uploads_mb * MIB))
         self.held = 0
 
     @asynccontextmanager

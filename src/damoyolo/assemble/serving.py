@@ -18,12 +18,10 @@ from damoyolo.export.runtime import Runtime
 from damoyolo.nn.detector import Detector
 from damoyolo.prediction import Image, detect
 from damoyolo.spec import ModelSpec
-from damoyolo.zoo import coco_class_names
+from damoyolo.zoo.known_ap import known_ap
 
 LICENCE = "not recorded: that of the photographs it was trained on, and its owner's choice"
 REFERENCE_LICENCE = "Apache-2.0, if these are the weights that the authors published"
-
-PUBLISHED_AP = "COCO val2017, as the authors published it for this size; this file was not measured"
 
 
 class Prepared(NamedTuple):
@@ -78,12 +76,13 @@ def open_served(weights: str, *, device: str = "auto", image_size: int | str | N
 
 def _of_detector(model: Detector, weights: str) -> ServedModel:
     card = model.card
+    known = known_ap(card)
     facts = {
         **_common(weights, card.spec, card.class_names, Resize(card.resize, card.image_size)),
         "engine": f"PyTorch {torch.__version__} on {next(model.parameters()).device}",
         "precision": "fp32",
         "parameters": sum(each.numel() for each in model.parameters()),
-        "ap": _ap_of(card.lineage, card.spec, card.class_names),
+        "ap": {"value": round(known.ap, 4), "of": known.of} if known else None,
         "licence": _licence_of(card.lineage),
         "lineage": card.lineage,
     }
@@ -131,18 +130,6 @@ def _common(
         "class_names": list(class_names),
         "spec": spec.model_dump(mode="json", exclude={"published"}) if spec else None,
     }
-
-
-def _ap_of(lineage: dict[str, Any], spec: ModelSpec, class_names: tuple[str, ...]) -> dict[str, Any] | None:
-    """The AP that the file knows of, and on what; None where nobody has recorded it."""
-    found = lineage.get("validation")
-    if isinstance(found, dict) and found.get("ap", -1) >= 0:  # -1 where there was nothing to find
-        of = f"the validation split of {lineage.get('data', 'its data')}"
-        return {"value": round(found["ap"], 4), "of": of}
-    converted = lineage.get("source") == "converted" and class_names == coco_class_names()
-    if converted and spec.published:
-        return {"value": round(spec.published.ap / 100, 3), "of": PUBLISHED_AP}
-    return None
 
 
 def _licence_of(lineage: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Annotated
 
@@ -9,7 +10,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 Count = Annotated[int, Parameter(validator=Number(gte=1))]
-Amount = Annotated[float, Parameter(validator=Number(gt=0))]
+Amount = Annotated[float, Parameter(validator=Number(gt=0, lt=math.inf))]
 
 
 def app(
@@ -30,7 +31,8 @@ def app(
     Parameters
     ----------
     weights
-        A model size (Ns Nm Nl T S M L), a weights file (.safetensors, .pth) or an exported one (.onnx, .xml).
+        A model size (Ns Nm Nl T S M L), a weights file (.safetensors, .pth, hf://owner/name) or an
+        exported one (.onnx, .xml).
     host
         Address to listen at; one that other machines can reach, such as 0.0.0.0, needs a token.
     port

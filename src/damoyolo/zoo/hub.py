@@ -187,9 +187,8 @@ def _files_there(wanted: HubName) -> str:
     weights = [file for file in files if file.endswith(".safetensors")]
     if not weights:
         return " and no other .safetensors file; take another repository"
-    return (
-        f"; name one of those that it has: {', '.join(f'hf://{wanted.repo}/{file}' for file in weights[:5])}"
-    )
+    names = (str(wanted._replace(file=file)) for file in weights[:5])
+    return f"; name one of those that it has: {', '.join(names)}"
 
 
 def _brief(error: BaseException) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from damoyolo.spec import ModelCard
-from damoyolo.zoo import coco_class_names
+from damoyolo.zoo.known_ap import known_ap
 
 REPOSITORY = "https://github.com/tinyvision/DAMO-YOLO"
 PAPER = "https://arxiv.org/abs/2211.15444"
@@ -70,15 +70,12 @@ pictures like those that the model was validated on, and for no others.
 
 
 def _precision(card: ModelCard) -> str:
-    """The AP that the file knows of, and on what."""
-    found, published = card.lineage.get("validation"), card.spec.published
-    if isinstance(found, dict) and found.get("ap", -1) >= 0:  # -1 where there was nothing to find
-        more = f", AP50 {found['ap50']:.3f}" if "ap50" in found else ""
-        return f"{found['ap']:.3f}{more} on the validation images of {card.lineage.get('data', 'its data')}"
-    converted = card.lineage.get("source") == "converted" and card.class_names == coco_class_names()
-    if converted and published:
-        return f"{published.ap / 100:.3f} on COCO val2017, as published by its authors for this size"
-    return "not recorded in the file; measure it with `damoyolo evaluate`"
+    """The AP that is known of the file, and on what."""
+    known = known_ap(card)
+    if known is None:
+        return "not recorded in the file; measure it with `damoyolo evaluate`"
+    more = "" if known.ap50 is None else f", AP50 {known.ap50:.3f}"
+    return f"{known.ap:.3f}{more} on {known.of}"
 
 
 def _origin(lineage: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from damoyolo.errors import UserError, counted
 from damoyolo.zoo.download import is_offline
-from damoyolo.zoo.hub import HubName, endpoint, explained, library, read_hub_name
+from damoyolo.zoo.hub import HubName, endpoint, explained, is_hub_name, library, read_hub_name
 from damoyolo.zoo.hub_card import hub_card
 from damoyolo.zoo.weights import load_weights
 
@@ -46,6 +46,8 @@ def push(
     wanted = read_hub_name(name)
     if wanted.revision:
         raise UserError(f"{name}: a push goes to the main branch; leave out @{wanted.revision}")
+    if is_hub_name(weights):
+        raise UserError(f"{read_hub_name(weights)}: is on the Hub already; push a file on the disk")
     card = load_weights(weights).card
     hub = library()
     if is_offline():
