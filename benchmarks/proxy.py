@@ -45,6 +45,7 @@ BAND = 0.02
 """Two latencies or scores are called equal when they differ by less."""
 STEPS = 6_000
 """Mutations on the way from one structure to the next."""
+SETS = ("equal latency", "equal score", "equal latency and depth")
 LADDER = tuple(np.geomspace(500, 2500, 40))
 """Scores that are tried to find which can be had."""
 PREDICTORS = ("madnas", "deepmad", "layers", "gflops", "params_m", "latency_ms")
@@ -119,11 +120,10 @@ def choose(judge, latency_ms, spread, layers):
     by_score = judge.spread(genome, equal, rng)
     middle = float(np.exp(np.mean([math.log(judge.madnas(each)) for each in by_score])))
     times = latency_ms * np.geomspace(1 / spread, spread, COUNT)
-    return {
-        "equal latency": by_score,
-        "equal score": judge.row_of(genome, [{"latency_ms": ms, "madnas": middle} for ms in times], rng),
-        "equal latency and depth": judge.spread(genome, {**equal, "layers": layers}, rng),
-    }
+    wanted = [{"latency_ms": ms, "madnas": middle} for ms in times]
+    by_latency = judge.row_of(genome, wanted, rng)
+    of_one_depth = judge.spread(genome, {**equal, "layers": layers}, rng)
+    return dict(zip(SETS, (by_score, by_latency, of_one_depth), strict=True))
 
 
 def prepare(folder, judge, args):
@@ -213,9 +213,11 @@ def main():
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--train-size", type=int, default=320)
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     args = parser.parse_args()
     rows = prepare(args.folder, Judge(Profile.read(args.profile)), args)
+    rows = [row for row in rows if row["set"] in args.sets]
     aps = [[] for _ in rows]
     for seed in args.seeds:
         for number, row in enumerate(rows):

@@ -140,6 +140,7 @@ def _predict_images(
     as_lines: bool,
 ) -> int:
     """How many could be read."""
+    from damoyolo.errors import counted
     from damoyolo.prediction import Found, predict_into
 
     records, good = [], 0
@@ -157,7 +158,7 @@ def _predict_images(
         print(json.dumps(records, indent=1))
     else:
         bad = f"; {len(records) - good} could not be read" if good < len(records) else ""
-        pictures = f"{good} pictures, " if draw else ""
+        pictures = f"{counted(good, 'picture')}, " if draw else ""
         print(f"{pictures}detections.json and detections.csv in {output}{bad}")
     return good
 
@@ -172,7 +173,7 @@ def _predict_video(
     as_json: bool,
 ) -> int:
     """How many frames could be read. Ctrl-C is how a camera or stream ends, but cuts a file short."""
-    from damoyolo.errors import RunError, UserError
+    from damoyolo.errors import RunError, UserError, counted
     from damoyolo.prediction import Recording, VideoReader, predict_video
 
     try:
@@ -197,7 +198,7 @@ def _predict_video(
     if not as_json:
         rate = frames / (time.perf_counter() - begin)
         kept = f"{place} and {lines}" if draw else lines
-        print(f"{reader.name}: {frames} frames, {rate:.1f} in a second; {kept}")
+        print(f"{reader.name}: {counted(frames, 'frame')}, {rate:.1f} in a second; {kept}")
         for outline in watcher.outlines() if watcher else ():
             print(f"{'zone' if outline.closed else 'line'}: {outline.text}")
     if isinstance(ended, RunError) or (ended and not reader.live):
