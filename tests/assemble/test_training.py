@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from damoyolo.assemble import build, load, read_config, resolve, train
+from damoyolo.assemble.settings import check_folder
 from damoyolo.config import TrainConfig
 from damoyolo.errors import RunError, UserError
 from damoyolo.nn.detector import Detector, fuse
@@ -198,6 +199,15 @@ def test_a_finished_run_stays_as_it_is_when_resumed_even_moved_and_with_free_set
     assert outcome(moved) == outcome(finished)
     assert result.ap == max(record["ap"] for record in metrics(finished))
     assert not list(moved.glob(".*"))
+
+
+def test_data_may_be_named_from_where_one_is_when_a_run_is_resumed(
+    data: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data.parent)
+    again = read_config(finished, {"data": data.name})
+    assert again.data == data
+    check_folder(again, resume=True)
 
 
 def test_a_finished_run_that_is_resumed_says_so(

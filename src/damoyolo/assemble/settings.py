@@ -62,7 +62,8 @@ def read_config(folder: Path, changes: dict[str, Any] | None = None) -> TrainCon
     if not path.exists():
         raise UserError(f"output: {folder} holds no run (no {CONFIG_FILE}); start one without --resume")
     before = parse(TrainConfig, read_yaml(path), where=str(path)).model_dump()
-    return parse(TrainConfig, overlay(before, {**(changes or {}), "output": folder}), where="settings")
+    config = parse(TrainConfig, overlay(before, {**(changes or {}), "output": folder}), where="settings")
+    return config.model_copy(update={"data": config.data.absolute()})
 
 
 def check_folder(config: TrainConfig, resume: bool) -> TrainConfig:

@@ -81,6 +81,8 @@ def doctor(
         _show(diagnosis)
     for split, change in changes.items():
         print(f"{fix}: {split}: {change}", file=sys.stderr)
+    if fix:
+        print(f"train with {fix} in the place of {data}", file=sys.stderr)
     if html:
         print(f"look at {html}", file=sys.stderr)
     return 0 if diagnosis.is_sound else 1

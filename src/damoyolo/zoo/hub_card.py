@@ -53,7 +53,6 @@ Classes: {", ".join(map(_cell, card.class_names))}
 
 ## How to use it
 
-    pip install 'damoyolo[hub]'
     damoyolo predict 'photos/*.jpg' --weights {name}
     damoyolo train path/to/data --model {name} --output runs/mine
 
