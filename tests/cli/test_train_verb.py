@@ -108,7 +108,7 @@ def test_a_run_is_resumed_by_its_folder_or_by_its_own_command(
             ["train", "--resume", "--output", "RUN", "--seed", "7"],
             "seed: is '7' now but was '0' when the run in",
         ),
-        (["train", "other", "--resume", "--output", "RUN"], "data: is 'other' now but was 'DATA' when"),
+        (["train", "other", "--resume", "--output", "RUN"], "other' now but was 'DATA' when"),
         (
             ["train", "--resume", "--output", "RUN", "--optim.lr", "0.5"],
             "optim.lr: is '0.5' now but was",
