@@ -123,7 +123,7 @@ def open_model(
         return prepare(load(weights), device=device, image_size=image_size)
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"device '{device}': an exported file runs on cpu or cuda")
-    if lanes == 1:
+    if lanes == 1 or not _runs_in_streams(weights, device):
         return open_runtime(weights, device="cuda" if device == "cuda" else "cpu", image_size=image_size)
     return open_runtime(weights, image_size=image_size, threads=usable_cores(), streams=lanes, batch_size=1)
 
@@ -131,10 +131,9 @@ def open_model(
 def _open(
     weights: str, device: str, image_size: int | str | None, lanes: int, limits: dict[str, Any]
 ) -> Finder:
-    if _is_exported(weights) and (device == "cuda" or engine_of(Path(weights)) not in IN_STREAMS):
-        lanes = 1
     model = open_model(weights, device=device, image_size=image_size, lanes=lanes)
     if isinstance(model, Runtime):
+        lanes = lanes if _runs_in_streams(weights, device) else 1
         return in_lanes(partial(model.detect, **limits), lanes, size=model.batch_size)
     on_cpu = next(model.parameters()).device.type == "cpu"
     return in_lanes(partial(detect, model, **limits), lanes if on_cpu else 1)
@@ -142,6 +141,10 @@ def _open(
 
 def _is_exported(weights: str) -> bool:
     return not is_hub_name(weights) and Path(weights).suffix in ENGINES
+
+
+def _runs_in_streams(exported: str, device: str) -> bool:
+    return device != "cuda" and engine_of(Path(exported)) in IN_STREAMS
 
 
 def evaluate(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from damoyolo.errors import UserError
+from damoyolo.errors import UserError, counted
 
 if TYPE_CHECKING:
     from damoyolo.assemble import Diagnosis
@@ -109,9 +109,7 @@ def _show(diagnosis: Diagnosis) -> None:
         console.print(Text(f"{advice.setting} {advice.value}", "bold") + Text(f": {advice.reason}"))
     console.print(Text(diagnosis.command))
     counts = ", ".join(
-        f"{count} {level}{'s' * (count != 1)}"
-        for level in ("error", "warning", "note")
-        if (count := diagnosis.count(level))
+        counted(count, level) for level in ("error", "warning", "note") if (count := diagnosis.count(level))
     )
     unread = "" if diagnosis.with_pixels else "; the images were not read"
     console.print(Text(f"\n{counts or 'nothing to complain of'}{unread}", "bold"))

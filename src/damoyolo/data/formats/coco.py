@@ -12,7 +12,7 @@ from damoyolo.data.dataset import Dataset
 from damoyolo.data.formats.entries import Annotated, check_entries
 from damoyolo.data.formats.place import YAML_SUFFIXES, Place, check_source, other_names
 from damoyolo.data.image_files import images_in
-from damoyolo.errors import UserError, nearest
+from damoyolo.errors import UserError, counted, nearest
 from damoyolo.spec import Frozen, parse, read_yaml
 
 ANNOTATIONS = (
@@ -98,7 +98,7 @@ def missing(source: Path, split: str) -> UserError:
 def _images_but(folder: Path) -> str:
     """For data without labels, which a person may take for data: that the images were seen."""
     count = len(images_in(folder))
-    return f"{count} image{'s' * (count != 1)} but " if count else ""
+    return f"{counted(count, 'image')} but " if count else ""
 
 
 def _named_in(source: Path, split: str | None) -> Place | None:
