@@ -77,9 +77,14 @@ with open_world(torch.device("cpu")) as world:
 """
 
 LAUNCHER = """
-import sys
-from damoyolo.training.launch import launch
-launch(2, sys.argv[2:], program=(sys.executable, "-c", sys.argv[1]))
+import signal, sys
+from damoyolo.training import launch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+launch.GRACE_S = float(sys.argv[1])
+try:
+    launch.launch(2, sys.argv[3:], program=(sys.executable, "-c", sys.argv[2]))
+except KeyboardInterrupt:
+    sys.exit("launcher: interrupted")
 """
 
 
@@ -97,6 +102,12 @@ def failed(message: str, code: int) -> str:
 
 def run(program: str, *arguments: str, devices: int = 2) -> None:
     launch(devices, arguments, program=(sys.executable, "-c", program))
+
+
+def run_apart(program: str, *arguments: str, grace_s: float = 5.0) -> subprocess.CompletedProcess[str]:
+    """The launcher in a process of its own, which may be sent signals."""
+    command = [sys.executable, "-c", LAUNCHER, str(grace_s), program, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=90)
 
 
 def is_alive(pid: int) -> bool:
@@ -203,36 +214,27 @@ def test_a_process_that_hangs_when_another_has_failed_is_ended(
 
 
 @pytest.mark.parametrize("stubborn", [False, True])
-def test_ctrl_c_leaves_no_process(
-    tmp_path: Path, stubborn: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(launching, "GRACE_S", 0.5)
-    with pytest.raises(KeyboardInterrupt):
-        run(SLEEP, str(tmp_path), "2", *(["stubborn"] * stubborn))
+def test_ctrl_c_leaves_no_process(tmp_path: Path, stubborn: bool) -> None:
+    ended = run_apart(SLEEP, str(tmp_path), "2", *(["stubborn"] * stubborn), grace_s=0.5)
+    assert (ended.returncode, ended.stderr.splitlines()[-1]) == (1, "launcher: interrupted")
     for rank in "01":
         assert not is_alive(int((tmp_path / rank).read_text()))
-    assert ("KeyboardInterrupt" in capfd.readouterr().err) != stubborn  # the first process was told
+    assert ("KeyboardInterrupt" in ended.stderr) != stubborn  # the first process was told
 
 
-def test_a_world_that_is_stopped_by_ctrl_c_leaves_the_talking_to_the_launcher(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        run(STOP)
-    assert capfd.readouterr().err == f"code {STOPPED_CODE}\n"
+def test_a_world_that_is_stopped_by_ctrl_c_leaves_the_talking_to_the_launcher() -> None:
+    assert run_apart(STOP).stderr == f"code {STOPPED_CODE}\nlauncher: interrupted\n"
 
 
 def test_a_launcher_that_is_asked_to_end_takes_its_processes_along(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit) as caught:
-        run(SLEEP, str(tmp_path), "15")
-    assert caught.value.code == 128 + 15
+    assert run_apart(SLEEP, str(tmp_path), "15").returncode == 128 + 15
     for rank in "01":
         assert not is_alive(int((tmp_path / rank).read_text()))
 
 
 def test_a_launcher_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
     places = [tmp_path / rank for rank in "01"]
-    command = [sys.executable, "-c", LAUNCHER, ORPHAN, str(tmp_path)]
+    command = [sys.executable, "-c", LAUNCHER, "5", ORPHAN, str(tmp_path)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as launcher:
         wait_until(lambda: all(place.exists() and place.read_text() for place in places))
         launcher.kill()

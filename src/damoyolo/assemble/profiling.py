@@ -145,10 +145,12 @@ def random_genomes(price: CostModel, mutator: Mutator, like: ModelSpec, seed: in
     rng, genome = random.Random(f"detectors {seed}"), mutator.smallest()
     while True:
         wanted = middle * RANGE ** rng.uniform(-1, 1)
+        off = _off(price, genome, wanted)
         for _ in range(STEPS):
             child = mutator(genome, rng)
-            if _off(price, child, wanted) <= max(_off(price, genome, wanted), NEAR):
-                genome = child
+            reached = _off(price, child, wanted)
+            if reached <= max(off, NEAR):
+                genome, off = child, reached
         if math.isfinite(price(genome).latency_ms):
             yield genome
 
