@@ -38,6 +38,7 @@ def _searchable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for module in (searching, profiling):
         monkeypatch.setattr(module, "open_device", lambda *_: FakeDevice(factor=0.3))
     monkeypatch.setattr(profiling, "STRUCTURES", 100)
+    monkeypatch.setattr(profiling, "STEPS", 40)
     monkeypatch.setattr(profiling, "measure_table", partial(_coarsely, profiling.measure_table))
 
 
