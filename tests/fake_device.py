@@ -35,11 +35,13 @@ class FakeDevice:
     def __init__(self, factor: float = 1.25, fixed_ms: float = 0.5) -> None:
         self.factor, self.fixed_ms = factor, fixed_ms
         self.timed: list[Op] = []
+        self.activations: set[Activation] = set()
         self.opens = 0
 
     def time_ops(self, ops: Sequence[Op], activation: Activation) -> list[float]:
         """By the formula."""
         self.timed += ops
+        self.activations.add(activation)
         return [work(op) for op in ops]
 
     def opened(self, detector: Detector) -> Callable[[int], list[float]]:

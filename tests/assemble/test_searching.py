@@ -351,6 +351,20 @@ def test_the_neck_is_searched_with_the_backbone_in_one_budget(
     assert sum(each.numel() for each in fuse(detector).parameters()) == free.found[0].costs.params
 
 
+def test_the_activation_is_that_of_backbone_and_neck_and_of_what_was_measured(
+    device: FakeDevice, tmp_path: Path
+) -> None:
+    settings = {**DEVICE, "max_latency_ms": 3.0}
+    (found, *_) = searched(tmp_path / "a", activation="silu", **settings).found
+    assert (found.spec.structure.activation, found.spec.neck.activation) == ("silu", "silu")
+    assert device.activations == {"silu"}
+    (profile,) = (tmp_path / "home").rglob("*.json")
+    with pytest.raises(UserError, match="was measured for neck .*relu|was measured for activation silu"):
+        searched(tmp_path / "b", latency_table=profile, **settings)
+    searched(tmp_path / "c", **settings)
+    assert device.activations == {"silu", "relu"}
+
+
 def test_a_profile_of_one_neck_is_refused_for_a_search_of_many(device: FakeDevice, tmp_path: Path) -> None:
     searched(tmp_path / "a", max_latency_ms=3.0, **DEVICE)
     (profile,) = (tmp_path / "home").rglob("*.json")

@@ -42,8 +42,8 @@ def found_of(member: Member, problem: Problem, like: ModelSpec) -> Found:
 
 def profiled(config: SearchConfig, device: Device, say: Callable[[str], None]) -> Path:
     """The file with the profile of the device for this search; it is measured unless it is there."""
-    names = ("device", "space", "like", "image_size", "num_classes", "threads", "precision", "search_neck")
-    wanted = ProfileConfig(**{name: getattr(config, name) for name in names})
+    shared = ProfileConfig.model_fields.keys() & SearchConfig.model_fields.keys() - {"seed", "output"}
+    wanted = ProfileConfig(**{name: getattr(config, name) for name in shared})
     path = profile_path(wanted, device)
     if not path.is_file():
         profile_device(wanted, say, device)

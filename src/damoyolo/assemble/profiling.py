@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from damoyolo.assemble.devices import Device, open_device
-from damoyolo.assemble.models import read_any_spec
+from damoyolo.assemble.search_problem import like_of, measured_activation, space_of
 from damoyolo.config import ProfileConfig
 from damoyolo.errors import UserError
 from damoyolo.export.bench import describe_machine, in_turns
@@ -21,11 +21,10 @@ from damoyolo.files import check_writable
 from damoyolo.nn.detector import build_detector
 from damoyolo.search.cost import CostModel
 from damoyolo.search.latency import MonotoneTable
-from damoyolo.search.micro_graph import Activation
 from damoyolo.search.mutate import Mutator
 from damoyolo.search.neck import necks_like
 from damoyolo.search.profile import STRUCTURES, Profile, fit_overhead, measure_table, usual_ops
-from damoyolo.search.space import SPACES, Frame, Genome, genome_of
+from damoyolo.search.space import Frame, Genome, genome_of
 from damoyolo.spec import ModelCard, ModelSpec, NeckSpec
 from damoyolo.zoo.shelf import default_folder
 
@@ -53,7 +52,7 @@ def profile_device(
     device = device or open_device(config.device, config.threads, config.precision)
     path = profile_path(config, device)
     check_writable(path)
-    space, like = SPACES[config.space], read_any_spec(config.like or SPACES[config.space].like)
+    space, like = space_of(config), like_of(config)
     image_size = config.image_size or like.image_size
     mutator = Mutator(space, image_size)
     necks = necks_like(like.neck) if config.search_neck else [like.neck]
@@ -61,7 +60,7 @@ def profile_device(
     def price(neck: NeckSpec, table: MonotoneTable | None = None) -> CostModel:
         return CostModel(space.frame, image_size, "detector", neck, like.head, config.num_classes, table)
 
-    activation: Activation = "relu" if space.seed.activation == "relu" else "silu"
+    activation = measured_activation(space)
     say(f"measuring operators with {device.runtime} on {describe_machine()}")
     most_flops = _flops(price(like.neck), like)
     structures = STRUCTURES // len(necks)
@@ -130,7 +129,8 @@ def profile_path(config: ProfileConfig, device: Device) -> Path:
         config.seconds,
         config.detectors,
         config.search_neck,
-        read_any_spec(config.like or SPACES[config.space].like).model_dump_json(),
+        config.activation,
+        like_of(config).model_dump_json(),
     )
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
     return default_folder() / "profiles" / f"{device.name}-{config.space}-{digest}.json"

@@ -8,12 +8,13 @@ from typing import Any
 
 from damoyolo.assemble.devices import Device
 from damoyolo.assemble.models import read_any_spec
-from damoyolo.config import SearchConfig
+from damoyolo.config import ProfileConfig, SearchConfig
 from damoyolo.errors import UserError
 from damoyolo.search.cost import CostModel, LatencyModel
 from damoyolo.search.entropy import DeepMad, MadNas, PaddedMadNas, Score
 from damoyolo.search.evolve import Axis, Problem
 from damoyolo.search.latency import MonotoneTable, OriginalTable, read_table
+from damoyolo.search.micro_graph import Activation
 from damoyolo.search.mutate import Mutator, OriginalMutator
 from damoyolo.search.neck import DetectorDeepMad, DetectorMadNas
 from damoyolo.search.profile import Profile
@@ -90,6 +91,7 @@ def latency_of(config: SearchConfig, device: Device | None = None) -> LatencyMod
             "num_classes": config.num_classes,
             "neck": like.neck,
             "head": like.head,
+            "activation": measured_activation(space_of(config)),
             **_facts(device),
         }
         for name, wanted in asked.items():
@@ -125,7 +127,7 @@ def problem_of(
         latency: as `latency_of` reads it.
         neck: instead of the one of the spec that the found one shall be like.
     """
-    space = SPACES[config.space].within(config.min_widths, config.max_widths)
+    space = space_of(config).within(config.min_widths, config.max_widths)
     like = like_of(config)
     spec = like.model_copy(update={"neck": neck or like.neck})
     image_size = config.image_size or spec.image_size
@@ -190,9 +192,23 @@ def _score(config: SearchConfig, space: Space, neck: NeckSpec, image_size: int) 
     return MadNas(space.frame, space.stage_weights)
 
 
-def like_of(config: SearchConfig) -> ModelSpec:
-    """The spec that gives what is found its neck and head."""
-    return read_any_spec(config.like or SPACES[config.space].like)
+def space_of(config: SearchConfig | ProfileConfig) -> Space:
+    """The space, with the activation that is asked for."""
+    space = SPACES[config.space]
+    return space.activated(config.activation) if config.activation else space
+
+
+def like_of(config: SearchConfig | ProfileConfig) -> ModelSpec:
+    """The spec that gives what is found its neck and head, with the activation that is asked for."""
+    like = read_any_spec(config.like or SPACES[config.space].like)
+    if config.activation is None:
+        return like
+    return like.model_copy(update={"neck": like.neck.model_copy(update={"activation": config.activation})})
+
+
+def measured_activation(space: Space) -> Activation:
+    """Which activation stands for a space's in measurements: all but ReLU cost about what SiLU does."""
+    return "relu" if space.seed.activation == "relu" else "silu"
 
 
 def _check_widths(config: SearchConfig, space: Space) -> None:

@@ -60,6 +60,7 @@ def _like(settings: ProfileConfig | None) -> str:
     if settings is None:
         return ""
     like = f" --like {settings.like}" if settings.like else ""
+    like += f" --activation {settings.activation}" if settings.activation else ""
     return like + (" --search-neck" if settings.search_neck else "")
 
 

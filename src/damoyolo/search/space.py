@@ -144,6 +144,10 @@ class Space:
         highs = list(accumulate((high for _, high in reversed(ranges)), min))[::-1]
         return tuple((-(-low // 8) * 8, high // 8 * 8) for low, high in zip(lows, highs, strict=True))
 
+    def activated(self, activation: str) -> Space:
+        """The same space with another activation."""
+        return replace(self, seed=self.seed.model_copy(update={"activation": activation}))
+
     def within(
         self, fewest: tuple[int, int, int] | None = None, most: tuple[int, int, int] | None = None
     ) -> Space:
