@@ -14,19 +14,20 @@ import pytest
 import torch
 
 from damoyolo.data.shapes import write_shapes
-from tiny_runs import SETTINGS, flags, metrics, outcome
+from tiny_runs import SETTINGS, SMALL_SPEC, flags, metrics, outcome, spec_in
 
 IMAGES, BATCH, EPOCHS = 14, 4, 4
 STEPS = EPOCHS * 4
 KILLS = 3
 PATIENCE_S = 60
-RUN = {**SETTINGS, "model": "Ns", "batch_size": BATCH, "epochs": EPOCHS, "evaluate_every": 2, "workers": 1}
+RUN = {**SETTINGS, "batch_size": BATCH, "epochs": EPOCHS, "evaluate_every": 2, "workers": 1}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shapes")
     write_shapes(folder, train=IMAGES, val=4, image_size=64)
+    spec_in(folder).write_text(SMALL_SPEC.to_yaml())
     return folder
 
 
@@ -71,7 +72,7 @@ def test_a_run_killed_at_random_moments_ends_bit_identical_to_one_that_was_not(
     data: Path, tmp_path: Path
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    begin = [str(data), *flags(RUN), "--output"]
+    begin = [str(data), *flags({**RUN, "model": spec_in(data)}), "--output"]
     finish(start(*begin, str(whole), "--checkpoint-minutes", "0"))
 
     kill_after(start(*begin, str(parts)), parts / "config.yaml", changes=1, seconds=0.0)
