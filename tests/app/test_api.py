@@ -107,7 +107,7 @@ def test_the_card_says_what_the_model_is(client: httpx.Client, served: ServedMod
 
 
 def test_health_and_metrics_tell_how_it_is(client: httpx.Client) -> None:
-    assert client.get("/health").json() == {"status": "ok", "inside": 0, "waiting": 64}
+    assert client.get("/health").json() == {"status": "ok", "inside": 0, "most_inside": 64}
 
     def count() -> float:
         text = client.get("/metrics").text

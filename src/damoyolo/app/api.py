@@ -74,7 +74,7 @@ def add_facts(
         """For whoever restarts what has died."""
         if not batcher.alive:
             raise RefusedError(503, "dead", "the network's thread has ended; restart the server", 10)
-        return Health(status="ok", inside=predictor.inside, waiting=predictor.limits.waiting)
+        return Health(status="ok", inside=predictor.inside, most_inside=predictor.limits.waiting)
 
     @app.get(
         "/metrics",
