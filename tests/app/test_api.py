@@ -84,6 +84,14 @@ def test_a_wrong_address_gets_a_sentence(client: httpx.Client, verb: str, path: 
     assert "/docs tells what there is" in answer.json()["error"]
 
 
+def test_a_wrong_method_is_told_what_to_send(client: httpx.Client) -> None:
+    assert client.get("/predict").json()["error"] == (
+        "GET /predict: Method Not Allowed; POST the bytes of an image file there, as curl --data-binary @FILE does; "
+        "/docs tells what there is"
+    )
+    assert "Method Not Allowed; it answers to GET; " in client.post("/model").json()["error"]
+
+
 def test_too_many_bytes_are_refused_before_they_are_read_and_while_they_come(served: ServedModel) -> None:
     with (
         running(served, Limits(upload_mb=0.5)) as address,
