@@ -99,8 +99,8 @@ def test_no_option_that_is_described_is_refused_as_unknown(client: httpx.Client)
 
 def test_a_wrong_method_is_told_what_to_send(client: httpx.Client) -> None:
     assert client.get("/predict").json()["error"] == (
-        "GET /predict: Method Not Allowed; POST the bytes of an image file there, as curl --data-binary @FILE does; "
-        "/docs tells what there is"
+        "GET /predict: Method Not Allowed; POST the bytes of an image file there, "
+        "as curl --data-binary @FILE does; /docs tells what there is"
     )
     assert "Method Not Allowed; it answers to GET; " in client.post("/model").json()["error"]
 

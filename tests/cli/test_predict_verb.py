@@ -162,6 +162,8 @@ def test_an_image_may_be_seen_in_tiles_and_in_the_mirror(
     plain, tiles, both = counts
     assert tiles > plain
     assert 0 < both != tiles
+    assert main([*request, "--output", str(tmp_path / "out"), "--tile", "48", "--image-size", "128"]) == 0
+    assert "tile: 48 pixels are less than half of the network's 128" in capsys.readouterr().err
     assert main([*request, "--tile", "8"]) == 2
     assert "tile: 8 pixels are too few" in capsys.readouterr().err
 
