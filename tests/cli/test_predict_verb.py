@@ -246,6 +246,18 @@ def test_tracking_that_makes_no_sense_is_refused(
     assert message in capsys.readouterr().err
 
 
+def test_a_line_outside_the_video_is_refused_before_anything_is_written(
+    weights: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = ["predict", str(clip), "--weights", str(weights), "--device", "cpu", "--output"]
+    assert main([*request, str(tmp_path / "out"), "--count-line", "320,480,320,0"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: count_line: 320,480,320,0 is wholly outside {clip}, which has 96 x 64 pixels; give points "
+        "with x from 0 to 96 and y from 0 to 64\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_video_that_cannot_be_read_is_the_user_s_mistake(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
