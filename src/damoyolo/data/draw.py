@@ -47,7 +47,7 @@ def colour_of(label: int) -> Colour:
 
 @dataclass(frozen=True)
 class Outline:
-    """A line through points, x and y in pixels, closed or not, and what is written at its beginning."""
+    """A line through points, x and y in pixels, closed or not, and what may be written at its beginning."""
 
     points: tuple[tuple[float, float], ...]
     text: str
@@ -102,6 +102,8 @@ def draw_outlines(
         points = np.round(np.array(outline.points, dtype=np.float64)).astype(np.int32)
         for colour, thickness in ((_DARK, 2 * line + 2), (_BRIGHT, line)):
             cv2.polylines(picture, [points], outline.closed, colour, thickness, cv2.LINE_AA)
+        if not outline.text:
+            continue
         (wide, high), below = cv2.getTextSize(outline.text, _FONT, scale, _thickness(scale))
         wide, high = wide + 2 * _pad(scale), high + below + 2 * _pad(scale)
         x, y = (int(each) for each in points[0])
