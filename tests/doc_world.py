@@ -92,8 +92,8 @@ def furnish(folder: Path) -> Path:
     shutil.copy(images[2], folder / "street.jpg")
     (folder / "aerial").mkdir()
     cv2.imwrite(str(folder / "aerial" / "field.tif"), cv2.resize(cv2.imread(str(images[3])), (700, 700)))
-    for name in ("holiday.mp4", "door.mp4"):
-        write_clip(folder / name, moving_red(4), codec="mp4v")
+    for name, size in (("holiday.mp4", (64, 96)), ("door.mp4", (480, 640))):
+        write_clip(folder / name, moving_red(4, size), codec="mp4v")
     checkpoint(folder / "x.pth")
     model = load(train(tiny(data, folder / "runs" / "first", epochs=1)).best)
     for name in ("mine", "large"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_origin
@@ -232,6 +233,9 @@ class ModelCard(Frozen):
 
 Model = TypeVar("Model", bound=BaseModel)
 
+_BOUNDS = {"gt": "more than {}", "ge": "{} or more", "lt": "less than {}", "le": "{} or less"}
+"""By pydantic's names of them."""
+
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML or JSON file."""
@@ -286,7 +290,25 @@ def explain_first(model: type[BaseModel], error: ValidationError) -> tuple[tuple
     elif first["type"] == "literal_error":
         choices = [each.strip("'") for each in re.split(", | or ", first["ctx"]["expected"])]
         return place, f"'{value}' is none of {', '.join(choices)}{nearest(value, choices)}"
-    return place, f"{reason} (got {value!r})"
+    return place, f"{reason} (got {value!r}){_within_bounds(model, place, first.get('ctx', {}))}"
+
+
+def _within_bounds(model: type[BaseModel], place: tuple[int | str, ...], limits: Mapping[str, Any]) -> str:
+    """`; take 1 or more` for a number that is too small or too large, or an empty string."""
+    for kind, limit in limits.items():
+        if kind == "gt" and isinstance(limit, int):
+            return f"; take {limit + 1} or more"
+        if kind in _BOUNDS:
+            shown = f"{limit:g}" if isinstance(limit, float) else str(limit)
+            usual = _default_at(model, place) if kind == "gt" else None
+            return f"; take {_BOUNDS[kind].format(shown)}" + (f", such as {usual:g}" if usual else "")
+    return ""
+
+
+def _default_at(model: type[BaseModel], place: tuple[int | str, ...]) -> float | None:
+    """The number that a field has by default, if it is one."""
+    field = _model_at(model, place[:-1]).model_fields.get(str(place[-1])) if place else None
+    return field.default if field and isinstance(field.default, float) else None
 
 
 def _is_alternative(model: type[BaseModel], location: tuple[int | str, ...]) -> bool:

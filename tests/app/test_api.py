@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
+from damoyolo.app.api import OPTIONS
 from damoyolo.app.guard import LOCAL_NAMES, Access
 from damoyolo.app.limits import Limits
 from damoyolo.app.server import STATIC
@@ -66,6 +67,13 @@ def test_the_threshold_and_the_limit_are_those_of_predict_by_default(client: htt
             "score: '7' should be less than or equal to 1; correct it or leave it out",
         ),
         ("?nms_iou=x", encoded(), 422, "nms_iou: 'x' should be a valid number"),
+        ("?scores=.5", encoded(), 422, "scores: is no option of /predict; did you mean 'score'?"),
+        (
+            "?score=.5&classes=cat",
+            encoded(),
+            422,
+            "classes: is no option of /predict; there are score, nms_iou, max_detections",
+        ),
         ("?max_detections=0", encoded(), 422, "max_detections: '0' should be greater than or equal to 1"),
     ],
 )
@@ -82,6 +90,19 @@ def test_a_wrong_address_gets_a_sentence(client: httpx.Client, verb: str, path: 
     answer = client.request(verb, path)
     assert (answer.status_code, list(answer.json())) == (status, ["error"])
     assert "/docs tells what there is" in answer.json()["error"]
+
+
+def test_no_option_that_is_described_is_refused_as_unknown(client: httpx.Client) -> None:
+    described = client.get("/openapi.json").json()["paths"]["/predict"]["post"]["parameters"]
+    assert tuple(each["name"] for each in described) == OPTIONS
+
+
+def test_a_wrong_method_is_told_what_to_send(client: httpx.Client) -> None:
+    assert client.get("/predict").json()["error"] == (
+        "GET /predict: Method Not Allowed; POST the bytes of an image file there, "
+        "as curl --data-binary @FILE does; /docs tells what there is"
+    )
+    assert "Method Not Allowed; it answers to GET; " in client.post("/model").json()["error"]
 
 
 def test_too_many_bytes_are_refused_before_they_are_read_and_while_they_come(served: ServedModel) -> None:
@@ -107,7 +128,7 @@ def test_the_card_says_what_the_model_is(client: httpx.Client, served: ServedMod
 
 
 def test_health_and_metrics_tell_how_it_is(client: httpx.Client) -> None:
-    assert client.get("/health").json() == {"status": "ok", "inside": 0, "waiting": 64}
+    assert client.get("/health").json() == {"status": "ok", "inside": 0, "most_inside": 64}
 
     def count() -> float:
         text = client.get("/metrics").text

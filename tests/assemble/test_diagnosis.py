@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
 import shutil
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from damoyolo.assemble import convert_data, doctor, fix_data
@@ -80,6 +83,30 @@ def test_the_page_holds_findings_pictures_and_advice_and_needs_no_other_host(
     assert page.count("data:image/jpeg;base64,") >= 3
     assert page.count("data:image/png;base64,") == 1
     assert not re.search(r"https?://|<script|<link", text)
+    assert '<div class="error"><b>3</b><span>errors</span></div>' in text
+    assert "div.error b { color: #b3261e }" in text
+
+
+def test_a_number_of_nothing_has_no_colour(tmp_path: Path) -> None:
+    write_shapes(tmp_path / "in", train=3, val=1, image_size=64)
+    doctor(tmp_path / "in", device="cpu", html=tmp_path / "page.html")
+    assert "<div><b>0</b><span>errors</span></div>" in (tmp_path / "page.html").read_text()
+
+
+def test_pictures_of_a_finding_show_which_boxes_are_meant(sick: Path, tmp_path: Path) -> None:
+    diagnosis = doctor(sick, device="cpu", html=tmp_path / "page.html")
+    titles = [each.title for each in diagnosis.findings]
+    _, *parts = (tmp_path / "page.html").read_text().split("<h3>")
+    (twice,) = [parts[n] for n, title in enumerate(titles) if title == "images with an object labelled twice"]
+    coded = base64.b64decode(re.findall(r"jpeg;base64,([^\"]*)", twice)[0])
+    picture = cv2.imdecode(np.frombuffer(coded, np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert picture is not None
+    x, y, width, height = json.loads((sick / "train.json").read_text())["annotations"][0]["bbox"]
+    scale = max(picture.shape) / 96
+    column, row = round(scale * min(95, x + width)), round(scale * (y + height / 2))
+    around = picture[row - 3 : row + 4, max(0, column - 6) : column + 7].astype(int)
+    assert (around.sum(axis=2) < 150).any(axis=1).all()  # a line of black
+    assert (around[..., 0] - around[..., 2] > 60).any(axis=1).all()  # and one of yellow
 
 
 def test_its_json_says_all_of_it(sick: Path) -> None:

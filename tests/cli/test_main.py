@@ -133,8 +133,11 @@ def test_what_there_is_to_list_comes_before_the_error(
     ("options", "message"),
     [
         ("--batch-size foo", "--batch-size: Input should be a valid integer or 'auto' (got 'foo')"),
-        ("--batch-size 0", "--batch-size: Input should be greater than 0 or 'auto' (got '0')"),
-        ("--epochs -1 --seed -1", "--epochs: Input should be greater than 0 (got '-1')"),
+        (
+            "--batch-size 0",
+            "--batch-size: Input should be greater than 0 or 'auto' (got '0'); take 1 or more",
+        ),
+        ("--epochs -1 --seed -1", "--epochs: Input should be greater than 0 (got '-1'); take 1 or more"),
         (
             "--freeze bakbone",
             "--freeze: 'bakbone' is none of backbone, neck, head, norms; did you mean 'backbone'?",
@@ -148,7 +151,19 @@ def test_what_there_is_to_list_comes_before_the_error(
             "--freeze: 'bccd' is none of backbone, neck, head, norms; "
             "an argument such as DATA goes before the options",
         ),
-        ("--augment.scale -1 2", "--augment.scale: Input should be greater than 0 (got '-1')"),
+        (
+            "--augment.scale -1 2",
+            "--augment.scale: Input should be greater than 0 (got '-1'); take more than 0",
+        ),
+        (
+            "--optim.lr 0",
+            "--optim.lr: Input should be greater than 0 (got '0'); take more than 0, such as 0.01",
+        ),
+        ("--seed -1", "--seed: Input should be greater than or equal to 0 (got '-1'); take 0 or more"),
+        (
+            "--augment.flip 2",
+            "--augment.flip: Input should be less than or equal to 1 (got '2'); take 1 or less",
+        ),
         ("--optim.name adam", "--optim.name: 'adam' is none of sgd, adamw; did you mean 'adamw'?"),
         ("--image-size 32", "--image-size: 32 px is too small; it must be at least 64 (got '32')"),
         ("--output=", "--output: is empty; give a value, or leave it out"),

@@ -162,6 +162,8 @@ def test_an_image_may_be_seen_in_tiles_and_in_the_mirror(
     plain, tiles, both = counts
     assert tiles > plain
     assert 0 < both != tiles
+    assert main([*request, "--output", str(tmp_path / "out"), "--tile", "48", "--image-size", "128"]) == 0
+    assert "tile: 48 pixels are less than half of the network's 128" in capsys.readouterr().err
     assert main([*request, "--tile", "8"]) == 2
     assert "tile: 8 pixels are too few" in capsys.readouterr().err
 
@@ -242,6 +244,18 @@ def test_tracking_that_makes_no_sense_is_refused(
     request = ["predict", str(clip.parent), "--weights", str(weights), "--device", "cpu"]
     assert main([*request, *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_line_outside_the_video_is_refused_before_anything_is_written(
+    weights: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = ["predict", str(clip), "--weights", str(weights), "--device", "cpu", "--output"]
+    assert main([*request, str(tmp_path / "out"), "--count-line", "320,480,320,0"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: count_line: 320,480,320,0 is wholly outside {clip}, which has 96 x 64 pixels; give points "
+        "with x from 0 to 96 and y from 0 to 64\n"
+    )
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_video_that_cannot_be_read_is_the_user_s_mistake(

@@ -6,8 +6,13 @@ from pathlib import Path
 import pytest
 
 from damoyolo.assemble import searching
+from damoyolo.assemble.on_device import Found
 from damoyolo.cli import main
+from damoyolo.cli.search import _table
+from damoyolo.config import SearchConfig
+from damoyolo.search.cost import Costs
 from damoyolo.spec import ModelSpec
+from damoyolo.zoo import read_spec
 
 QUICK = ["--image-size", "96", "--candidates", "150", "--max-layers", "19"]
 
@@ -19,8 +24,30 @@ def test_a_search_is_shown_as_a_table_and_says_how_to_train(
     assert main(["search", "--space", "k1kx", *QUICK, "--max-gflops", "2", "--output", str(output)]) == 0
     shown = capsys.readouterr().out
     assert "found.yaml" in shown
+    assert "GFLOPs" in shown
+    assert " ms" not in shown  # nothing is known of times
     assert f"damoyolo train DATA --model {output / 'found.yaml'}" in shown
     assert ModelSpec.read(output / "found.yaml").image_size == 96
+
+
+@pytest.mark.parametrize(
+    ("times", "headings"),
+    [
+        ([(0.0, None)], []),
+        ([(2.5, None)], ["predicted ms"]),
+        ([(2.5, 2.25), (2.0, None)], ["predicted ms", "measured ms"]),
+    ],
+)
+def test_the_table_has_the_times_that_are_known(
+    times: list[tuple[float, float | None]], headings: list[str]
+) -> None:
+    spec = read_spec("Ns")
+    found = tuple(
+        Found(spec, 9.0, Costs(10**6, 10**9, 3, predicted), measured_ms=measured)
+        for predicted, measured in times
+    )
+    result = searching.SearchResult(SearchConfig(), found, (), 1, 1.0, {}, "", stopped=False)
+    assert [str(each.header) for each in _table(result).columns][5:] == headings
 
 
 def test_the_result_is_json_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

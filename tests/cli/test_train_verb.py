@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 
 from damoyolo.assemble import TrainResult, read_config
 from damoyolo.cli import main
-from damoyolo.zoo.recipes import overlay
+from damoyolo.zoo.recipes import RECIPES, overlay
 from tiny_runs import SETTINGS, flags, metrics, outcome, spec_in, tiny, write_data
 
 
@@ -64,6 +65,15 @@ def test_sections_lists_and_switches_are_set_by_options_and_paths_by_a_recipe_fi
     assert (config.data, config.model, config.epochs) == (data, str(spec_in(data)), 1)
     assert (config.augment.scale, config.skip_bad) == ((0.8, 1.25), False)
     assert (config.optim.lr, config.optim.momentum, config.optim.name) == (0.25, 0.5, "sgd")
+
+
+def test_the_help_names_the_folder_of_the_recipes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    assert main(["train", "--help"]) == 0
+    (folder,) = re.findall(r"are files in (\S+);", capsys.readouterr().out)
+    assert {path.stem for path in Path(folder).glob("*.yaml")} == set(RECIPES)
 
 
 @pytest.mark.parametrize(

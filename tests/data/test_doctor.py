@@ -67,6 +67,9 @@ def test_empty_boxes_are_errors_and_crossing_ones_are_warnings_beyond_a_pixel() 
     crossing = titles["boxes that reach over the border of their image"]
     assert (crossing.level, crossing.count) == ("warning", 1)
     assert crossing.examples[0].endswith("195, 50, 9, 9: 4.0 px over the border")
+    path = Path("nowhere/a.png")
+    assert empty.faulty[1:3] == ((path, (200, 0, 209, 9)), (path, (-20, 0, -11, 9)))
+    assert crossing.faulty == ((path, (195, 50, 204, 59)),)
 
 
 def test_bad_items_are_errors_told_once() -> None:
@@ -116,6 +119,7 @@ def test_an_object_labelled_twice_is_told_and_its_first_box_is_kept() -> None:
     assert not repeated_boxes(record(Path("a"))).any()
     finding = found({"train": entries(*ENOUGH, ENOUGH[0])})["images with an object labelled twice"]
     assert finding.examples == ("train: a.png: 1 of 46 boxes",)
+    assert finding.faulty == ((Path("nowhere/a.png"), (0, 0, 30, 30)),)
 
 
 def test_what_stretching_does_to_boxes_and_images_is_measured() -> None:

@@ -69,6 +69,29 @@ def test_letters_grow_with_the_image() -> None:
     assert heights[1] > 3 * heights[0]
 
 
+def test_letters_of_small_frames_are_smaller_down_to_what_can_be_read() -> None:
+    heights = []
+    for side in (16, 48, 120, 180, 300):
+        text = Outline(((0.0, 0.0), (0.0, 0.0)), "g", closed=False)
+        rows = changed(image := np.full((side, side, 3), 9, np.uint8), draw_outlines(image, [text])).any(
+            axis=1
+        )
+        heights.append(int(rows.sum()))
+    assert heights == sorted(heights)
+    assert heights[0] == heights[1] >= 8
+    assert heights[1] < 0.85 * heights[-1]
+
+
+def test_a_text_of_an_outline_that_is_too_wide_is_written_smaller() -> None:
+    image = np.full((1200, 1600, 3), 9, np.uint8)
+    few, many = (
+        changed(image, draw_outlines(image, [Outline(((0.0, 0.0), (0.0, 0.0)), text, closed=False)]))
+        for text in ("left 1 person", "left 1 person" * 10)
+    )
+    assert many[:, 800:].any()
+    assert many.any(axis=1).sum() < 0.9 * few.any(axis=1).sum()
+
+
 def test_the_better_box_lies_above() -> None:
     image = np.zeros((200, 300, 3), np.uint8)
     both = detections((50, 80, 250, 180), (50, 80, 250, 180), names=("a", "b"))
@@ -151,8 +174,8 @@ def test_labels_of_a_crowd_do_not_cover_each_other() -> None:
 
 
 def test_a_label_loses_its_score_before_it_is_left_out() -> None:
-    same = [Mark(np.array([2, 2, 58, 40], np.float32), 0, ("cell 0.95", "cell")) for _ in range(12)]
-    texts = [text for text, _ in labels_of(same, (42, 60))]
+    same = [Mark(np.array([2, 2, 46, 40], np.float32), 0, ("cell 0.95", "cell")) for _ in range(12)]
+    texts = [text for text, _ in labels_of(same, (42, 48))]
     assert texts[0] == "cell 0.95"
     assert "cell" in texts
     assert len(texts) < 12

@@ -26,6 +26,17 @@ def test_boxes_are_scaled_with_their_image() -> None:
     assert (picture[60, 120] == colour_of(1)).all()
 
 
+def test_faulty_boxes_are_outlined_and_outside_the_image_at_its_border() -> None:
+    image = np.full((50, 100, 3), 90, np.uint8)
+    nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+    faulty = [(20.0, 10.0, 60.0, 40.0), (300.0, 10.0, 320.0, 40.0)]
+    picture = show_boxes(image, *nothing, NAMES, side=200, faulty=faulty)
+    is_yellow = (picture[..., 0] > 200) & (picture[..., 2] < 60)
+    assert is_yellow[60, 40]
+    assert is_yellow[60, 199]
+    assert not is_yellow[90:, 150:].any()
+
+
 def test_missed_and_false_boxes_have_thicker_lines() -> None:
     image = np.zeros((100, 100, 3), np.uint8)
     true = np.array([[10, 20, 40, 90], [60, 20, 90, 90]], np.float32)

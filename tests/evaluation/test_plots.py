@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -62,6 +63,33 @@ def test_the_legend_lies_above_every_curve(highest: float, best_by: str) -> None
     numbers = [{"ap": each * highest, "ap50": highest, "ap/cat": highest} for each in (0.2, 0.9, 1.0)]
     _, heights, legend = evaluated(numbers, best_by)
     assert 0 < min(heights) <= max(heights) < legend - 0.02
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 60])
+@pytest.mark.parametrize("names", [("total",), ("total", "quality", "box", "sides", "distill")])
+def test_the_legend_of_the_losses_lies_above_every_curve(names: tuple[str, ...], epochs: int) -> None:
+    figure = plots._figure(3.4)
+    axes = figure.subplots(1, 3)[0]
+    records = [{"epoch": n, **{f"loss_{name}": 3.9 for name in names}} for n in range(1, epochs + 1)]
+    plots._losses_over_epochs(axes, records)
+    figure.canvas.draw()
+    to_axes = axes.transAxes.inverted()
+    highest = to_axes.transform(axes.transData.transform((1, 3.9)))[1]
+    assert 0.5 < highest < to_axes.transform(axes.get_legend().get_window_extent())[0, 1] - 0.02
+
+
+def test_where_nothing_was_found_there_is_no_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    points, *_ = evaluated([{"ap": 0.0, "ap50": 0.0}] * 2)
+    assert list(points) == ["AP50, 0.000 at last", "AP, 0.000 at last"]
+    figures: list[Any] = []
+    monkeypatch.setattr(plots, "_png", lambda figure: figures.append(figure) or b"")
+    for f1 in (0.0, 0.65):
+        plots.precision_recall([Curve("cell", np.zeros(101))], ["cell"], Working(0.5, f1, f1, f1))
+    marks = [[line.get_marker() for line in figure.axes[0].lines] for figure in figures]
+    assert marks == [["None"], ["None", "D"]]
+    (_, told), (_, best) = [figure.axes[1].get_legend().get_texts() for figure in figures]
+    assert told.get_text() == "nothing right at any score"
+    assert best.get_text() == "best F1 0.650, at score 0.50"
 
 
 @pytest.mark.parametrize(

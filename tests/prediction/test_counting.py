@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from damoyolo.detections import Detections
 from damoyolo.errors import UserError
-from damoyolo.prediction.counting import FORGET_S, Line, Zone, read_line, read_zone
+from damoyolo.prediction.counting import FORGET_S, Line, Zone, check_inside, read_line, read_zone
 from damoyolo.prediction.tracking import NO_ID, Tracked
 
 Place = tuple[float, float]
@@ -106,6 +106,33 @@ def test_numbers_of_those_long_gone_are_forgotten() -> None:
         for each in (line, zone):
             each.update(tracked(((60, 30), number)), time_s)
         assert list(line._places) == list(zone._known) == [number]
+
+
+@pytest.mark.parametrize(
+    ("counting", "inside"),
+    [
+        (read_line("10,10,90,40"), True),
+        (read_line("-50,25,500,25"), True),  # both ends outside
+        (read_line("90,-20,105,20"), True),  # over a corner
+        (read_line("100,0,100,50"), True),  # along the border
+        (read_line("90,-30,120,-10"), False),
+        (read_line("95,-20,130,20"), False),  # past a corner
+        (read_line("320,480,320,0"), False),
+        (read_zone("-10,-10,20,-10,20,20"), True),
+        (read_zone("-10,-10,900,-10,900,900,-10,900"), True),  # around all of it
+        (read_zone("110,0,300,0,300,300"), False),
+        (read_zone("-30,-30,200,-30,200,80,190,80,190,-20,-30,-20"), False),  # around a corner of it
+        (read_line("inf,0,inf,50"), False),
+    ],
+)
+def test_a_line_or_zone_must_have_something_in_the_picture(counting: Line | Zone, inside: bool) -> None:
+    if inside:
+        check_inside(counting, (50, 100), "a.mp4")
+        return
+    with pytest.raises(
+        UserError, match=r"^count_.* is wholly outside a.mp4, which has 100 x 50 pixels; give"
+    ):
+        check_inside(counting, (50, 100), "a.mp4")
 
 
 @pytest.mark.parametrize("text", ["", "1,2", "1,2,3", "1,2,3,x", "1,2,1,2", "1,2,3,4,5,6"])

@@ -131,6 +131,42 @@ def test_a_real_finder_works_on_tiles() -> None:
 
 
 @pytest.mark.parametrize(
+    ("side", "input_size", "wanted"),
+    [
+        (100, (640, 320), "100 pixels are less than half of the network's 640"),
+        (319, (640, 640), "show little; take 640"),
+        (320, (640, 640), ""),
+        (100, None, ""),
+    ],
+)
+def test_tiles_much_smaller_than_the_input_are_told_of(
+    side: int, input_size: tuple[int, int] | None, wanted: str
+) -> None:
+    told: list[str] = []
+    tiled(find_colours, side, input_size=input_size, tell=told.append)
+    assert len(told) == bool(wanted)
+    assert wanted in "".join(told)
+
+
+def test_very_many_tiles_are_told_of_once_with_a_side_that_gives_fewer() -> None:
+    told: list[str] = []
+    find = tiled(
+        lambda images: [find_colours([np.zeros((1, 1, 3), np.uint8)])[0] for _ in images],
+        32,
+        tell=told.append,
+    )
+    find([np.zeros((400, 400, 3), np.uint8)])
+    assert told == []
+    large = np.zeros((480, 640, 3), np.uint8)
+    find([large, large])
+    find([large])
+    assert told == [
+        "tile: an image of 640 x 480 pixels gives 540 tiles of 32, and the network looks at each, "
+        "which takes long; take 64, of which there are 130"
+    ]
+
+
+@pytest.mark.parametrize(
     ("side", "overlap", "message"), [(8, 0.2, "tile: 8 "), (640, 0.95, "tile_overlap: 0.95")]
 )
 def test_tiles_that_make_no_sense_are_refused(side: int, overlap: float, message: str) -> None:

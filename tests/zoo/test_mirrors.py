@@ -165,7 +165,8 @@ def assert_refused(server: Server, tmp_path: Path, answer: Callable[..., None] |
         find_weights("Ns", mirrors=mirrors, timeout_s=0.3)
     message = str(error.value)
     assert message.startswith(f"no weights of Ns in {tmp_path / 'home'} and from {mirrors.files[0].url} (")
-    assert "https://example.org/damo-ns) there as Ns.pth" in message
+    assert f"https://example.org/damo-ns) as Ns.pth in {tmp_path / 'home'}" in message
+    assert " and run the same command again, or give the path" in message
     assert ".download-" not in message
     assert left_behind(tmp_path) == []
 
@@ -306,9 +307,13 @@ def test_without_any_mirror_the_sentence_says_where_to_put_a_file(tmp_path: Path
     with pytest.raises(UserError) as error:
         find_weights("L", mirrors=Mirrors())
     assert str(error.value) == (
-        f"no weights of L in {tmp_path / 'home'} and no mirror is known; put a checkpoint of the original "
-        "DAMO-YOLO there as L.pth, or give the path of a .safetensors or .pth file instead of 'L'"
+        f"no weights of L in {tmp_path / 'home'} and no mirror is known; save a checkpoint of the original "
+        f"DAMO-YOLO as L.pth in {tmp_path / 'home'}, a folder to be made, and run the same command again, or "
+        "give the path of a .safetensors or .pth file instead of 'L'"
     )
+    (tmp_path / "home").mkdir()
+    with pytest.raises(UserError, match=r"in .*home and run the same command again"):
+        find_weights("L", mirrors=Mirrors())
 
 
 def test_a_folder_that_cannot_be_made_is_named(server: Server, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from typing import Annotated
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
 
 from damoyolo.app.batching import Batcher, Wish
 from damoyolo.app.limits import RefusedError
@@ -15,8 +15,11 @@ from damoyolo.app.problems import FAULTS, faults
 from damoyolo.app.schemas import Health, KnownClass, Model, Prediction, hex_colour
 from damoyolo.assemble.serving import ServedModel
 from damoyolo.detections import PICTURE_SCORE
+from damoyolo.errors import nearest
 
 LEAST_SCORE, MOST_BOXES = 0.01, 1000
+OPTIONS = ("score", "nms_iou", "max_detections")
+"""Of `/predict`."""
 BODY = {
     "requestBody": {
         "required": True,
@@ -34,6 +37,7 @@ def add_predict(app: FastAPI, model: ServedModel, predictor: Predictor) -> None:
 
     @app.post(
         "/predict",
+        dependencies=[Depends(_refuse_unknown)],
         openapi_extra=BODY,
         responses=faults(*FAULTS),
         summary="Find things in an image",
@@ -74,7 +78,7 @@ def add_facts(
         """For whoever restarts what has died."""
         if not batcher.alive:
             raise RefusedError(503, "dead", "the network's thread has ended; restart the server", 10)
-        return Health(status="ok", inside=predictor.inside, waiting=predictor.limits.waiting)
+        return Health(status="ok", inside=predictor.inside, most_inside=predictor.limits.waiting)
 
     @app.get(
         "/metrics",
@@ -85,6 +89,14 @@ def add_facts(
     async def show_metrics() -> Response:
         """In Prometheus's text format."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def _refuse_unknown(request: Request) -> None:
+    """A misspelt option must not be taken for none."""
+    for option in request.query_params:
+        if option not in OPTIONS:
+            hint = nearest(option, OPTIONS) or f"; there are {', '.join(OPTIONS)}"
+            raise RefusedError(422, "option", f"{option[:80]}: is no option of /predict{hint}")
 
 
 def _card(model: ServedModel) -> Model:

@@ -50,8 +50,8 @@ def explain_errors(app: FastAPI, metrics: Metrics) -> None:
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> JSONResponse:
-        text = f"{request.method} {request.url.path[:80]}: {error.detail}; /docs tells what there is"
-        return JSONResponse({"error": text}, error.status_code, error.headers)
+        text = f"{request.method} {request.url.path[:80]}: {error.detail}{_instead(error)}"
+        return JSONResponse({"error": f"{text}; /docs tells what there is"}, error.status_code, error.headers)
 
     @app.exception_handler(ClientDisconnect)
     async def gone(_: Request, __: ClientDisconnect) -> Response:
@@ -61,6 +61,14 @@ def explain_errors(app: FastAPI, metrics: Metrics) -> None:
     @app.exception_handler(UserError)
     async def unusable(_: Request, error: UserError) -> JSONResponse:
         return JSONResponse({"error": str(error)}, 422)
+
+
+def _instead(error: HTTPException) -> str:
+    """What to send to an address that answers to another method."""
+    methods = (error.headers or {}).get("Allow", "")
+    if methods == "POST":
+        return "; POST the bytes of an image file there, as curl --data-binary @FILE does"
+    return f"; it answers to {methods}" if methods else ""
 
 
 def _explain(mistake: dict[str, Any]) -> str:

@@ -91,7 +91,7 @@ class Health(Said):
 
     status: str
     inside: int = Field(description="images that are decoded, wait or are computed")
-    waiting: int = Field(description="that many at most")
+    most_inside: int = Field(description="that many at most; more are refused with 503")
 
 
 def hex_colour(label: int) -> str:

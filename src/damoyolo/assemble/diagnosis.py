@@ -24,7 +24,7 @@ from damoyolo.data.dataset import Dataset, Record, check_images
 from damoyolo.data.doctor.advice import Advice, advise, choose_side
 from damoyolo.data.doctor.annotations import check_annotations, repeated_boxes
 from damoyolo.data.doctor.classes import box_counts
-from damoyolo.data.doctor.findings import Finding, finding
+from damoyolo.data.doctor.findings import Finding, Xyxy, finding
 from damoyolo.data.doctor.pixels import check_pixels, identical_pairs, look_at
 from damoyolo.data.formats.entries import Entries
 from damoyolo.data.formats.found import find_place, overlooked
@@ -199,7 +199,9 @@ def _page(diagnosis: Diagnosis, records: Mapping[str, list[Record]], names: tupl
     by_path = {record.path: record for each in records.values() for record in each}
     shown = {
         finding.title: tuple(
-            _picture(by_path[path], names) for path in finding.images[:SHOWN_IMAGES] if _opens(by_path, path)
+            _picture(by_path[path], names, [box for where, box in finding.faulty if where == path])
+            for path in finding.images[:SHOWN_IMAGES]
+            if _opens(by_path, path)
         )
         for finding in diagnosis.findings
     }
@@ -230,7 +232,7 @@ def _opens(records: Mapping[Path, Record], path: Path) -> bool:
     return True
 
 
-def _picture(record: Record, names: tuple[str, ...]) -> Picture:
+def _picture(record: Record, names: tuple[str, ...], faulty: list[Xyxy]) -> Picture:
     image = read_sized(record.path, record.size)
-    picture = pictures.show_boxes(image, record.boxes, record.labels, names, PICTURE_SIDE_PX)
+    picture = pictures.show_boxes(image, record.boxes, record.labels, names, PICTURE_SIDE_PX, faulty)
     return Picture(f"{record.path.stem}.jpg", pictures.as_jpeg(picture), record.path.name)

@@ -24,7 +24,10 @@ class ClassCounts:
 _STYLE = """h3 { font-size: 1.05rem; margin: 1.6rem 0 .2rem; overflow-wrap: anywhere }
 h3 b { font-size: .75rem; text-transform: uppercase; letter-spacing: .04em; padding: .12rem .5rem;
   border-radius: .4rem; margin-right: .5rem; color: #fff }
-.error { background: #b3261e } .warning { background: #8a5a00 } .note { background: #4a5a6a }
+h3 .error { background: #b3261e } h3 .warning { background: #8a5a00 } h3 .note { background: #4a5a6a }
+.numbers div.error b { color: #b3261e } .numbers div.warning b { color: #8a5a00 }
+@media (prefers-color-scheme: dark) { .numbers div.error b { color: #ff8a80 }
+  .numbers div.warning b { color: #e8b64c } }
 .shown { columns: auto; margin: .3rem 0 .6rem; padding-left: 1.2rem; overflow-wrap: anywhere }
 .reason td { text-align: left; white-space: normal; padding: .25rem .5rem }
 .reason td:nth-child(-n+2) { white-space: nowrap; overflow-wrap: normal; vertical-align: top }
@@ -35,7 +38,8 @@ _PAGE = """<nav><a href="#found">Found</a><a href="#advice">Advice</a><a href="#
 <a href="#classes">Classes</a></nav>
 <div class="numbers">{numbers}</div>
 <h2 id="found">Found</h2>
-<p>An error stops a training or makes its numbers wrong; a warning may cost accuracy; a note does neither.</p>
+<p>An error stops a training or makes its numbers wrong; a warning may cost accuracy; a note does neither.
+Boxes at fault are yellow on black in the pictures; what is outside an image is shown at its border.</p>
 {findings}
 <h2 id="advice">Advice</h2>
 <p>Rules of thumb, computed from the training boxes and the device.</p>
@@ -86,9 +90,7 @@ def doctor_page(
         title=escape(title),
         style=STYLE + _STYLE,
         facts=escape("; ".join(facts)),
-        numbers="".join(
-            f"<div><b>{count}</b><span>{name}{'s' * (count != 1)}</span></div>" for name, count in numbers
-        ),
+        numbers="".join(_number(*each) for each in numbers),
         findings="".join(_finding(each, shown.get(each.title, ())) for each in findings)
         or "<p>Nothing to complain of.</p>",
         advice="".join(
@@ -99,6 +101,12 @@ def doctor_page(
         statistics=show_figure(statistics, alone=True),
         classes=_head(splits) + "".join(map(_row, classes)),
     )
+
+
+def _number(level: str, count: int) -> str:
+    """How many findings of a level, in its colour where there are any."""
+    colour = f' class="{level}"' if count else ""
+    return f"<div{colour}><b>{count}</b><span>{level}{'s' * (count != 1)}</span></div>"
 
 
 def _finding(finding: Finding, shown: Sequence[Picture]) -> str:

@@ -95,11 +95,19 @@ def open_finder(
     """
     limits: dict[str, Any] = {"nms_iou": nms_iou, "max_detections": max_detections}
     limits["score"] = score / 2 if ensemble_flip else score
-    finder = _open(weights, device, image_size, lanes, limits)
+    model = open_model(weights, device=device, image_size=image_size, lanes=lanes)
+    finder = _in_lanes(model, weights, device, lanes, limits)
     if ensemble_flip:
         finder = flipped(finder, score, most=max_detections)
     if tile is not None:
-        finder = tiled(finder, tile, overlap=tile_overlap, batch_size=batch_size, most=max_detections)
+        finder = tiled(
+            finder,
+            tile,
+            overlap=tile_overlap,
+            batch_size=batch_size,
+            most=max_detections,
+            input_size=model.card.image_size,
+        )
     return finder
 
 
@@ -128,10 +136,9 @@ def open_model(
     return open_runtime(weights, image_size=image_size, threads=usable_cores(), streams=lanes, batch_size=1)
 
 
-def _open(
-    weights: str, device: str, image_size: int | str | None, lanes: int, limits: dict[str, Any]
+def _in_lanes(
+    model: Detector | Runtime, weights: str, device: str, lanes: int, limits: dict[str, Any]
 ) -> Finder:
-    model = open_model(weights, device=device, image_size=image_size, lanes=lanes)
     if isinstance(model, Runtime):
         lanes = lanes if _runs_in_streams(weights, device) else 1
         return in_lanes(partial(model.detect, **limits), lanes, size=model.batch_size)

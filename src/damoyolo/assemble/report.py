@@ -184,11 +184,12 @@ def _precision(run: _Run) -> list[Section]:
     names = run.class_names
     curves = plots.precision_recall(run.curves, names, run.working)
     matrix = plots.confusion_matrix(run.confusion, names, run.working.score)
+    why = "which gives the best F1 over all boxes" if run.working.f1 else "as none is right at any score"
     rule = (
-        f"Detections with a score of at least {run.working.score:.2f}, which gives the best F1 over all "
-        "boxes, are matched greedily, the best first: each takes the free box of its class that it overlaps "
-        "most, with an IoU of at least .5. What is left over is compared in the same way across classes. "
-        "What still is left was missed (right column) or is false (bottom row)."
+        f"Detections with a score of at least {run.working.score:.2f}, {why}, are matched greedily, the best "
+        "first: each takes the free box of its class that it overlaps most, with an IoU of at least .5. What "
+        "is left over is compared in the same way across classes. What still is left was missed (right "
+        "column) or is false (bottom row)."
     )
     crowds = run.validation.report.crowd
     if crowds:

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from cyclopts import App, CycloptsError, UnusedCliTokensError
 
@@ -36,6 +37,13 @@ VERBS = {
     "demo": "Train, evaluate and detect on a small data set drawn on the spot.",
 }
 
+RECIPES = Path(__file__).parents[1] / "zoo" / "recipes"
+MORE = {
+    "train": f"What is not given is set by the recipe; quick, finetune and coco are files in {RECIPES}; all "
+    "settings of a run are in config.yaml in its --output."
+}
+"""What the help of a verb says after its summary."""
+
 
 def build_app() -> App:
     """The verbs, none of them imported yet."""
@@ -47,7 +55,9 @@ def build_app() -> App:
     )
     for verb, summary in VERBS.items():
         name = verb.replace("-", "_")
-        app.command(f"damoyolo.cli.{name}:{name}", name=verb, help=summary)
+        app.command(
+            f"damoyolo.cli.{name}:{name}", name=verb, help=f"{summary}\n\n{MORE.get(verb, '')}".strip()
+        )
     return app
 
 

@@ -80,14 +80,18 @@ def _table(result: SearchResult) -> Table:
         caption=f"costs of the {counted}; {fates}",
     )
     table.add_column("file", no_wrap=True)
-    for heading in ("score", "layers", "params M", "GFLOPs", "predicted ms", "measured ms"):
+    times: dict[str, list[float | None]] = {
+        "predicted ms": [each.costs.latency_ms for each in result.found],
+        "measured ms": [each.measured_ms for each in result.found],
+    }
+    times = {heading: column for heading, column in times.items() if any(column)}
+    for heading in ("score", "layers", "params M", "GFLOPs", *times):
         table.add_column(heading, justify="right")
-    for each in result.found:
+    for number, each in enumerate(result.found):
         costs = each.costs
         table.add_row(
             *(each.file.name, f"{each.score:.1f}", str(costs.layers)),
             *(f"{costs.params / 1e6:.2f}", f"{costs.flops / 1e9:.2f}"),
-            f"{costs.latency_ms:.3f}" if costs.latency_ms else "–",
-            f"{each.measured_ms:.3f}" if each.measured_ms else "–",
+            *(f"{column[number]:.3f}" if column[number] else "–" for column in times.values()),
         )
     return table

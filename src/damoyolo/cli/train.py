@@ -30,8 +30,6 @@ def train(
 ) -> None:
     """Train a detector on DATA.
 
-    What is not given here is set by the recipe; see `config.yaml` in the output folder for all of it.
-
     Parameters
     ----------
     data

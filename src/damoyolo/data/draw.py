@@ -17,8 +17,10 @@ Area = tuple[int, int, int, int]
 """x1, y1, x2, y2 in whole pixels."""
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-_SMALLEST = 0.35
-"""Scale below which letters cannot be read."""
+_SMALLEST, _TINY = 0.35, 0.25
+"""Scales below which letters are hard to read, and cannot be read, which small pictures come down to."""
+_ROOMY = 480
+"""Width and height together of a picture that has room for letters of the first."""
 _BRIGHT, _DARK = (255, 230, 0), (0, 0, 0)
 _GOLDEN_RATIO = 0.618034  # steps of this fraction of the colour circle never come close to each other
 
@@ -47,7 +49,7 @@ def colour_of(label: int) -> Colour:
 
 @dataclass(frozen=True)
 class Outline:
-    """A line through points, x and y in pixels, closed or not, and what is written at its beginning."""
+    """A line through points, x and y in pixels, closed or not, and what may be written at its beginning."""
 
     points: tuple[tuple[float, float], ...]
     text: str
@@ -97,16 +99,19 @@ def draw_outlines(
     """A copy of the RGB image with lines in bright yellow on black, and their texts."""
     picture = np.ascontiguousarray(image).copy()
     height, width = image.shape[:2]
-    line, scale = max(1, round((height + width) / 800)), max(_SMALLEST, (height + width) / 2800)
+    line, (scale, smaller) = max(1, round((height + width) / 800)), _scales(height, width)
     for outline in outlines:
         points = np.round(np.array(outline.points, dtype=np.float64)).astype(np.int32)
         for colour, thickness in ((_DARK, 2 * line + 2), (_BRIGHT, line)):
             cv2.polylines(picture, [points], outline.closed, colour, thickness, cv2.LINE_AA)
-        (wide, high), below = cv2.getTextSize(outline.text, _FONT, scale, _thickness(scale))
-        wide, high = wide + 2 * _pad(scale), high + below + 2 * _pad(scale)
+        if not outline.text:
+            continue
+        wide, high = _room(outline.text, scale)
+        chosen = scale if wide < width else smaller
+        wide, high = _room(outline.text, chosen)
         x, y = (int(each) for each in points[0])
         x, y = max(0, min(x, width - 1 - wide)), max(0, min(y, height - 1 - high))
-        _Label(outline.text, scale, (x, y, x + wide, y + high)).write_on(picture, _BRIGHT)
+        _Label(outline.text, chosen, (x, y, x + wide, y + high)).write_on(picture, _BRIGHT)
     return picture
 
 
@@ -157,11 +162,9 @@ def _place(
 def _choices(texts: Sequence[str], box: Area, size: tuple[int, ...], line: int) -> Iterator[_Label]:
     """Where and how a label may be written, the nicest first."""
     height, width = size
-    full = max(_SMALLEST, (height + width) / 2800)
-    for scale in dict.fromkeys((full, max(_SMALLEST, 0.7 * full))):
+    for scale in dict.fromkeys(_scales(height, width)):
         for text in texts:
-            (text_width, text_height), below = cv2.getTextSize(text, _FONT, scale, _thickness(scale))
-            wide, high = text_width + 2 * _pad(scale), text_height + below + 2 * _pad(scale)
+            wide, high = _room(text, scale)
             above, left, right = box[1] - line // 2 - high, box[0] - line // 2, box[2] + line // 2 - wide
             places = [(left, above), (left, box[1]), (right, above), (right, box[1])]
             places += [(left, box[3] + line // 2), (left, box[3] - high), (right, box[3] + line // 2)]
@@ -170,6 +173,19 @@ def _choices(texts: Sequence[str], box: Area, size: tuple[int, ...], line: int) 
             for x, y in places:
                 x, y = max(0, min(x, width - 1 - wide)), max(0, min(y, height - 1 - high))
                 yield _Label(text, scale, (x, y, x + wide, y + high))
+
+
+def _scales(height: int, width: int) -> tuple[float, float]:
+    """Of letters in a picture of that size, and of those where there is little room."""
+    least = max(_TINY, min(_SMALLEST, _SMALLEST * (height + width) / _ROOMY))
+    full = max(least, (height + width) / 2800)
+    return full, max(least, 0.7 * full)
+
+
+def _room(text: str, scale: float) -> tuple[int, int]:
+    """Width and height of a label with that text."""
+    (wide, high), below = cv2.getTextSize(text, _FONT, scale, _thickness(scale))
+    return wide + 2 * _pad(scale), high + below + 2 * _pad(scale)
 
 
 def _covered(area: Area, others: np.ndarray) -> int:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
-from damoyolo.data.draw import Mark, draw_marks
+from damoyolo.data.draw import Mark, Outline, draw_marks, draw_outlines
 from damoyolo.evaluation.judge import Judged
 
 Image = UInt8[np.ndarray, "_ _ 3"]
@@ -24,13 +24,24 @@ def show_boxes(
     labels: Int64[np.ndarray, " n"],
     class_names: Sequence[str],
     side: int,
+    faulty: Sequence[Sequence[float]] = (),
 ) -> Image:
-    """An image, its longer side brought to `side`, with true boxes in its own pixels."""
+    """An image, its longer side brought to `side`, with true boxes in its own pixels.
+
+    Boxes (xyxy) that are `faulty` are outlined; what reaches out of the image is at its border.
+    """
     picture, scale = _scaled(image, side)
     marks = [
         Mark(box * scale, int(label), (class_names[label],)) for box, label in zip(boxes, labels, strict=True)
     ]
-    return draw_marks(picture, marks)
+    return draw_outlines(draw_marks(picture, marks), [_outline(box, scale, picture) for box in faulty])
+
+
+def _outline(box: Sequence[float], scale: Float32[np.ndarray, "xyxy=4"], picture: Image) -> Outline:
+    """A box in pixels of the unscaled image, without a text."""
+    height, width = picture.shape[:2]
+    x1, y1, x2, y2 = np.clip(np.array(box) * scale, 0, [width - 1, height - 1] * 2).tolist()
+    return Outline(((x1, y1), (x2, y1), (x2, y2), (x1, y2)), "", closed=True)
 
 
 def beside(image: Image, judged: Judged, class_names: Sequence[str], side: int) -> Image:

@@ -36,7 +36,7 @@ MOST_COUNTED = 25
 """Rows up to which the cells of a confusion matrix have their numbers written in them."""
 LONGEST_NAME = 20
 LEGEND_ROOM = 1.5
-"""Height of the plot of AP over what its curves may use, so that its legend lies above them."""
+"""Height of the plots of losses and AP over what curves may use, so that legends lie above them."""
 
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -73,18 +73,12 @@ def _styled(plot: Callable[Figured, bytes]) -> Callable[Figured, bytes]:
 def training_curves(records: Sequence[Mapping[str, Any]], best_by: str = "ap") -> bytes:
     """Losses, AP and learning rate over epochs, from the records of a metrics file.
 
-    A star is at the best evaluation by the number of that name; of equal ones at the latest.
+    A star is at the best evaluation by the number of that name, of equal ones at the latest; none is at 0.
     """
     figure = _figure(3.4)
     losses, precision, rate = figure.subplots(1, 3, width_ratios=(1.2, 1.2, 0.8))
     epochs = [record["epoch"] for record in records]
-    names = list(dict.fromkeys(name for record in records for name in record if name.startswith("loss_")))
-    names.sort(key=lambda name: name != "loss_total")
-    for name, colour in zip(names, _LOSSES * math.ceil(len(names) / len(_LOSSES)), strict=False):
-        values = [record.get(name, math.nan) for record in records]
-        losses.plot(epochs, values, color=colour, label=name.removeprefix("loss_"), **_marked(len(epochs)))
-    losses.set(title="loss per step", xlabel="epoch", ylim=(0, None))
-    _legend(losses)
+    _losses_over_epochs(losses, records)
     rate.plot(epochs, [record.get("lr", math.nan) for record in records], color=_GREY, **_marked(len(epochs)))
     rate.set(title="learning rate", xlabel="epoch", ylim=(0, None))
     rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
@@ -93,6 +87,21 @@ def training_curves(records: Sequence[Mapping[str, Any]], best_by: str = "ap") -
         axes.set_xlim(min(epochs, default=1) - 0.5, max(epochs, default=1) + 0.5)
         _whole_numbers(axes.xaxis)
     return _png(figure)
+
+
+def _losses_over_epochs(axes: Axes, records: Sequence[Mapping[str, Any]]) -> None:
+    names = list(dict.fromkeys(name for record in records for name in record if name.startswith("loss_")))
+    names.sort(key=lambda name: name != "loss_total")
+    axes.set(title="loss per step", xlabel="epoch", ylim=(0, None))
+    for name, colour in zip(names, _LOSSES * math.ceil(len(names) / len(_LOSSES)), strict=False):
+        epochs, values = zip(
+            *((record["epoch"], record[name]) for record in records if name in record), strict=True
+        )
+        axes.plot(epochs, values, color=colour, label=name.removeprefix("loss_"), **_marked(len(epochs)))
+    if names:
+        ticks = _ticks_up_to(max(record.get(name, 0.0) for record in records for name in names))
+        axes.set(ylim=(0, ticks[-1] * LEGEND_ROOM), yticks=ticks)
+        axes.legend(loc="upper left", fontsize=8, ncols=math.ceil(len(names) / 4))
 
 
 def _precision_over_epochs(axes: Axes, records: Sequence[Mapping[str, Any]], best_by: str) -> None:
@@ -108,7 +117,7 @@ def _precision_over_epochs(axes: Axes, records: Sequence[Mapping[str, Any]], bes
         highest = max(highest, *values)
         label = f"{_title(name)}, {values[-1]:.3f} at last"
         axes.plot(epochs, values, "o-", color=colour, ms=size, lw=size / 2.5, label=label)
-        if name == best_by:
+        if name == best_by and max(values) > 0:
             value, epoch = max(zip(values, epochs, strict=True))
             label = f"best {_title(name)}, {value:.3f} in epoch {epoch}"
             axes.plot(epoch, value, "*", color=_RED, mec="white", ms=12, zorder=3, label=label)
@@ -139,10 +148,12 @@ def precision_recall(curves: Sequence[Curve], class_names: Sequence[str], workin
         mean = np.mean([curve.precision for curve in curves], axis=0)
         axes.plot(recall, mean, color="#222222", lw=2.6, zorder=3)
         key.plot([], [], color="#222222", lw=2.6, label=f"{mean.mean():.3f}  mean of {len(curves)} classes")
-    if curves:
+    if curves and working.f1 > 0:
         axes.plot(working.recall, working.precision, "D", color=_RED, ms=6, zorder=4)
         found = f"best F1 {working.f1:.3f}, at score {working.score:.2f}"
         key.plot([], [], "D", color=_RED, ms=6, label=found)
+    elif curves:
+        key.plot([], [], " ", label="nothing right at any score")
     else:
         _say(axes, "no class has a box to find")
     axes.set(title="precision against recall at IoU .5", xlabel="recall", ylabel="precision")
@@ -319,7 +330,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def _ticks_up_to(value: float) -> list[float]:
-    """Round numbers from 0 to the first that is at least `value`, within 0..1."""
+    """Round numbers from 0 to the first that is at least `value`."""
     from matplotlib.ticker import MaxNLocator
 
     ticks = MaxNLocator(nbins=5, steps=[1, 2, 5, 10]).tick_values(0, value or 1.0)

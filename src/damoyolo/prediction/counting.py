@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from damoyolo.data.draw import Outline
+from damoyolo.data.resize import Size
 from damoyolo.errors import UserError
 from damoyolo.prediction.tracking import NO_ID, Tracked
 
@@ -91,11 +92,10 @@ class Zone:
     def update(self, tracked: Tracked, time_s: float) -> None:
         """See the next frame."""
         self.now.clear()
-        polygon = np.array(self.corners, dtype=np.float32)
         for box, name, number in zip(
             tracked.detections.boxes, tracked.detections.names, tracked.ids, strict=True
         ):
-            if number == NO_ID or cv2.pointPolygonTest(polygon, middle(box), False) < 0:
+            if number == NO_ID or not _holds(self.corners, middle(box)):
                 continue
             self.now[name] += 1
             if int(number) not in self._known:
@@ -131,6 +131,21 @@ def read_zone(text: str) -> Zone:
     return Zone(tuple(points))
 
 
+def check_inside(counting: Counting, size: Size, video: str) -> None:
+    """`UserError` if nothing of a line or zone is in a video's picture, where it would count nothing."""
+    outline = counting.outline()
+    starts, ends = outline.points, outline.points[1:] + outline.points[:1]
+    sides = list(zip(starts, ends, strict=True))[: None if outline.closed else -1]
+    if any(_enters(*side, size) for side in sides) or (outline.closed and _holds(outline.points, (0.0, 0.0))):
+        return
+    option, (height, width) = "count_zone" if outline.closed else "count_line", size
+    given = ",".join(f"{number:g}" for point in outline.points for number in point)
+    raise UserError(
+        f"{option}: {given} is wholly outside {video}, which has {width} x {height} pixels; give points with "
+        f"x from 0 to {width} and y from 0 to {height}"
+    )
+
+
 def middle(box: Float32[np.ndarray, "xyxy=4"]) -> Point:
     """Of a box."""
     return float(box[0] + box[2]) / 2, float(box[1] + box[3]) / 2
@@ -147,6 +162,19 @@ def _points(text: str, option: str, example: str) -> Sequence[Point]:
 def _cross(a: Point, b: Point, c: Point, d: Point) -> bool:
     """Whether the way from c to d, which crosses the endless line through a and b, does so between them."""
     return _turn(c, d, a) * _turn(c, d, b) <= 0
+
+
+def _enters(a: Point, b: Point, size: Size) -> bool:
+    """Whether something of the way from a to b is in a picture: no axis and no side of it parts the two."""
+    height, width = size
+    apart = any(max(u, v) < 0 or min(u, v) > end for u, v, end in ((a[0], b[0], width), (a[1], b[1], height)))
+    turns = [_turn(a, b, (x, y)) for x in (0.0, float(width)) for y in (0.0, float(height))]
+    return not apart and min(turns) <= 0 <= max(turns)
+
+
+def _holds(corners: Sequence[Point], point: Point) -> bool:
+    """Whether a point is in a polygon, or on its border."""
+    return cv2.pointPolygonTest(np.array(corners, dtype=np.float32), point, False) >= 0
 
 
 def _turn(a: Point, b: Point, c: Point) -> float:

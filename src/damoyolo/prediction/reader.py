@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from damoyolo.data.resize import Size
 from damoyolo.errors import RunError, UserError
 from damoyolo.prediction.detection import Image
 from damoyolo.prediction.sources import is_camera, is_stream, without_password
@@ -53,9 +54,10 @@ class Frame:
 class VideoReader:
     """The frames of an open video file, camera or stream.
 
-    `rate` is in frames per second, `total` the number of frames that a file promises, 0 if it does not say,
-    and None if `live`: then frames come when they come, and do not wait. After reading, `missing` frames of a
-    file could not be read.
+    `size` is (height, width) of its frames as they are shown, None if it does not say. `rate` is in frames
+    per second, `total` the number of frames that a file promises, 0 if it does not say, and None if `live`:
+    then frames come when they come, and do not wait. After reading, `missing` frames of a file could not be
+    read.
     """
 
     def __init__(
@@ -87,6 +89,8 @@ class VideoReader:
         frames = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.live = is_camera(self.source) or (is_stream(self.source) and not frames > 0)
         self.total = None if self.live else int(frames) if 0 < frames < MOST_FRAMES else 0
+        height, width = map(self._capture.get, (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
+        self.size: Size | None = (int(height), int(width)) if height > 0 and width > 0 else None
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.rate = round(rate, 2) if 1 <= rate <= 240 else USUAL_RATE
 

@@ -5,7 +5,8 @@ Slicing aided hyper inference, arXiv 2202.06934, with a merge that knows which b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float32
@@ -21,6 +22,8 @@ OVERLAP = 0.25
 """Of a tile's side, in common with its neighbour: what is smaller than that is whole in one of them."""
 SMALLEST_PX = 32
 """Side of a tile."""
+MOST_TILES = 300
+"""Of an image, before somebody is told what they cost."""
 AT_THE_BORDER = 0.01
 """Of a tile's side; a box that comes as near to a border inside the image may be cut there."""
 
@@ -32,6 +35,8 @@ def tiled(
     overlap: float = OVERLAP,
     batch_size: int = 8,
     most: int = MAX_DETECTIONS,
+    input_size: Size | None = None,
+    tell: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
 ) -> Finder:
     """A finder that looks at each image as a whole and in tiles, and merges what it finds.
 
@@ -41,6 +46,8 @@ def tiled(
         overlap: of neighbouring tiles, as a share of the side, 0..0.9.
         batch_size: tiles detected at once.
         most: boxes kept in each image.
+        input_size: of the finder's network, which tiles should not be much smaller than.
+        tell: called with a sentence where tiles are that small, and for the first image that gives very many.
 
     Raises:
         UserError: if there are no such tiles.
@@ -49,8 +56,21 @@ def tiled(
         raise UserError(f"tile: {side} pixels are too few; take {SMALLEST_PX} or more, such as 640")
     if not 0 <= overlap <= 0.9:
         raise UserError(f"tile_overlap: {overlap} is no share between 0 and 0.9; take one, such as {OVERLAP}")
+    network = max(input_size or (side,))
+    if 2 * side < network:
+        tell(
+            f"tile: {side} pixels are less than half of the network's {network}, so that tiles are "
+            f"only enlarged and show little; take {network}"
+        )
+    told = False
 
     def find(images: Sequence[Image]) -> list[Detections]:
+        nonlocal told
+        for size in [] if told else map(size_of, images):
+            if _count(size, side, overlap) > MOST_TILES:
+                tell(_what_they_cost(size, side, overlap, network))
+                told = True
+                break
         return [_find(finder, image, side, round(overlap * side), batch_size, most) for image in images]
 
     return find
@@ -67,6 +87,24 @@ def windows(size: Size, side: int, overlap: int) -> list[Window]:
         for y in _starts(height, side, overlap)
         for x in _starts(width, side, overlap)
     ]
+
+
+def _count(size: Size, side: int, overlap: float) -> int:
+    """Tiles of an image."""
+    height, width = (len(_starts(length, side, round(overlap * side))) for length in size)
+    return height * width
+
+
+def _what_they_cost(size: Size, side: int, overlap: float, network: int) -> str:
+    """A sentence about an image that gives too many, with a side that gives fewer, the network's or more."""
+    height, width = size
+    larger = max(side, network)
+    while (count := _count(size, larger, overlap)) > MOST_TILES:
+        larger *= 2
+    return (
+        f"tile: an image of {width} x {height} pixels gives {_count(size, side, overlap)} tiles of {side}, "
+        f"and the network looks at each, which takes long; take {larger}, of which there are {count}"
+    )
 
 
 def _starts(length: int, side: int, overlap: int) -> list[int]:

@@ -10,7 +10,7 @@ from typing import Any
 from damoyolo.data.draw import Outline, draw, draw_outlines
 from damoyolo.data.resize import size_of
 from damoyolo.detections import Detections
-from damoyolo.prediction.counting import Counting
+from damoyolo.prediction.counting import Counting, check_inside
 from damoyolo.prediction.detection import Finder, Image
 from damoyolo.prediction.flow import ahead, batches, closing
 from damoyolo.prediction.reader import Frame, VideoReader
@@ -90,7 +90,13 @@ def predict_video(
         recording: where pictures and lines go, if anywhere.
         batch_size: frames detected at once; a live source's come one by one.
         watcher: tracks and counts what is found; `finder` shall give it boxes down to `tracking.LOW_SCORE`.
+
+    Raises:
+        UserError: if the watcher counts at a place that is wholly outside the picture.
     """
+    if watcher and reader.size:
+        for each in watcher.counting:
+            check_inside(each, reader.size, reader.name)
     size = 1 if reader.live else batch_size
     frames = ahead(reader.frames(), room=size, newest=reader.live)
     found = ahead(_find(finder, frames, size), room=size)

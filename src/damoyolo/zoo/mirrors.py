@@ -96,7 +96,9 @@ def _nothing_found(size: str, folder: Path, tried: list[str], mirrors: Mirrors) 
     asked = f"and from {'; '.join(tried)}" if tried else "and no mirror is known"
     pages = [place.address(size) for place in mirrors.pages if size in place.sizes]
     look = f" (look at {', '.join(pages)})" if pages else ""
+    make = "" if folder.exists() else ", a folder to be made,"
     return (
-        f"no weights of {size} in {folder} {asked}; put a checkpoint of the original DAMO-YOLO{look} there "
-        f"as {size}.pth, or give the path of a .safetensors or .pth file instead of '{size}'"
+        f"no weights of {size} in {folder} {asked}; save a checkpoint of the original DAMO-YOLO{look} as "
+        f"{size}.pth in {folder}{make} and run the same command again, or give the path of a .safetensors or "
+        f".pth file instead of '{size}'"
     )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float, Float64
 
 from damoyolo.data.dataset import Record
 from damoyolo.data.doctor.classes import check_class_names, check_counts
-from damoyolo.data.doctor.findings import Finding, Level, finding
+from damoyolo.data.doctor.findings import Finding, Level, Xyxy, finding
 from damoyolo.data.formats.entries import Entries
 from damoyolo.data.resize import Size
 from damoyolo.spec import STRIDES
@@ -82,6 +84,7 @@ def _bad_items(splits: Mapping[str, Entries]) -> Finding | None:
 def _outside(splits: Mapping[str, Entries]) -> list[Finding | None]:
     """Boxes of which nothing is in their image, and boxes that reach over its border."""
     empty, crossing = [], []
+    faulty: dict[bool, dict[Path, list[Xyxy]]] = {kind: defaultdict(list) for kind in (True, False)}
     for split, entries in splits.items():
         for image_id, image in entries.images.items():
             boxes = entries.boxes[image_id]
@@ -97,6 +100,9 @@ def _outside(splits: Mapping[str, Entries]) -> list[Finding | None]:
                 path = entries.path(image_id)
                 size = f"{image['width']} x {image['height']}"
                 text = f"{split}: {path.name} ({size}): x, y, width, height {shown}"
+                faulty[bool(is_empty[number])][path].append(
+                    _xyxy(np.concatenate([low[number], high[number]]))
+                )
                 if is_empty[number]:
                     empty.append((text, (path,)))
                 else:
@@ -107,29 +113,39 @@ def _outside(splits: Mapping[str, Entries]) -> list[Finding | None]:
             "boxes that are empty or wholly outside their image",
             empty,
             "draw them again; training leaves them out, and so does --fix",
+            faulty[True],
         ),
         finding(
             "warning",
             "boxes that reach over the border of their image",
             crossing,
             "check that boxes belong to these images; training cuts them, and so does --fix",
+            faulty[False],
         ),
     ]
 
 
 def _repeated(splits: Mapping[str, Entries]) -> Finding | None:
-    found = [
-        (f"{split}: {record.path.name}: {int(count)} of {len(record.labels)} boxes", (record.path,))
-        for split, entries in splits.items()
-        for record in entries.records()
-        if (count := repeated_boxes(record).sum())
-    ]
+    found, faulty = [], {}
+    for split, entries in splits.items():
+        for record in entries.records():
+            again = repeated_boxes(record)
+            if again.any():
+                text = f"{split}: {record.path.name}: {again.sum()} of {len(record.labels)} boxes"
+                found.append((text, (record.path,)))
+                faulty[record.path] = [_xyxy(box) for box in record.boxes[again]]
     return finding(
         "warning",
         "images with an object labelled twice",
         found,
         f"keep one box (same class, IoU of {SAME_IOU} or more); --fix does",
+        faulty,
     )
+
+
+def _xyxy(box: Float[np.ndarray, "xyxy=4"]) -> Xyxy:
+    x1, y1, x2, y2 = box.tolist()
+    return x1, y1, x2, y2
 
 
 def _empty_images(splits: Mapping[str, Entries]) -> Finding | None:
