@@ -35,7 +35,8 @@ PROFILE_SEED = ProfileConfig().seed
 
 def compare(profile, device, structures, seed):
     """Rows of FLOPs, predicted and measured milliseconds, and the drift of the machine since the profile."""
-    space, like = SPACES[profile.space], read_any_spec(profile.like)
+    space = SPACES[profile.space].activated(profile.activation)
+    like = read_any_spec(profile.like).model_copy(update={"neck": profile.neck})
     price = CostModel(
         space.frame,
         profile.image_size,

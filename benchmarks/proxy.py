@@ -55,8 +55,9 @@ class Judge:
     """Scores and costs of a genome, by the profile of a device."""
 
     def __init__(self, profile: Profile) -> None:
-        self.profile, self.like = profile, read_any_spec(str(LIKE))
-        space = SPACES[profile.space]
+        self.profile = profile
+        self.like = read_any_spec(str(LIKE)).model_copy(update={"neck": profile.neck})
+        space = SPACES[profile.space].activated(profile.activation)
         self.frame, self.mutate = space.frame, Mutator(space, profile.image_size)
         self.price = CostModel(
             self.frame, profile.image_size, "detector", self.like.neck, self.like.head,

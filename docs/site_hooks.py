@@ -67,6 +67,7 @@ def _shown(file: Path, path: str) -> str:
 
 def _command_line() -> str:
     """Every verb with its options, as `damoyolo VERB --help` tells them."""
-    from damoyolo.cli import build_app
+    from damoyolo.cli import RECIPE_FOLDER, build_app
 
-    return build_app().generate_docs(max_heading_level=3)
+    pages = build_app().generate_docs(max_heading_level=3)
+    return pages.replace(str(RECIPE_FOLDER), "damoyolo/zoo/recipes")

@@ -8,9 +8,9 @@ from damoyolo.config import DeviceName
 from damoyolo.export.card import Precision
 from damoyolo.nn.detector import Detector
 from damoyolo.search.cost import CostModel
-from damoyolo.search.micro_graph import Activation
 from damoyolo.search.ops import Op
 from damoyolo.search.space import Frame, genome_of
+from damoyolo.spec import Activation
 
 
 def work(op: Op) -> float:

@@ -15,7 +15,7 @@ from pydantic import (
     PositiveInt,
 )
 
-from damoyolo.spec import Frozen, read_image_size
+from damoyolo.spec import Activation, Frozen, read_image_size
 
 
 class Config(Frozen):
@@ -183,7 +183,6 @@ class TrainConfig(Config):
 DeviceName = Literal["here", "openvino-cpu", "onnxruntime-cpu", "torch-cpu", "torch-cuda", "tensorrt"]
 """An engine on a processor; `here` is the quickest there is."""
 SpaceName = Literal["k1kx", "kxkx", "csp", "k1kxk1", "mob"]
-ActivationName = Literal["relu", "silu"]
 
 
 class SearchConfig(Config):
@@ -193,8 +192,8 @@ class SearchConfig(Config):
     """Kind of blocks: `k1kx` as in T and S, `csp` as in M and L, `mob` depthwise as in Ns Nm Nl."""
     like: str | None = None
     """The size, or spec file, whose neck and head the found one gets; default the space's nearest size."""
-    activation: ActivationName | None = None
-    """Of backbone and neck; default the space's in the backbone, that size's in the neck."""
+    activation: Activation | None = None
+    """Of backbone and neck; default the space's own in the backbone, that size's in the neck."""
     image_size: Annotated[int, Field(ge=64, multiple_of=32)] | None = None
     """Side of the image in pixels; default that size's own."""
     image_sizes: tuple[Annotated[int, Field(ge=64, multiple_of=32)], ...] | None = None
@@ -261,8 +260,8 @@ class ProfileConfig(Config):
     """Kind of blocks whose operators are measured, as in `damoyolo search`."""
     like: str | None = None
     """The size, or spec file, whose neck and head are measured; default the space's nearest size."""
-    activation: ActivationName | None = None
-    """Of backbone and neck; default the space's in the backbone, that size's in the neck."""
+    activation: Activation | None = None
+    """Of backbone and neck; default the space's own in the backbone, that size's in the neck."""
     image_size: Annotated[int, Field(ge=64, multiple_of=32)] | None = None
     """Side of the image in pixels; default that size's own."""
     num_classes: PositiveInt = 80

@@ -294,8 +294,10 @@ def explain_first(model: type[BaseModel], error: ValidationError) -> tuple[tuple
 
 
 def _within_bounds(model: type[BaseModel], place: tuple[int | str, ...], limits: Mapping[str, Any]) -> str:
-    """`; take 1 or more` for a number that is too small or too large, or an empty string."""
+    """`; take 1 or more` for what is too small, too large, or no multiple."""
     for kind, limit in limits.items():
+        if kind == "multiple_of":
+            return f"; take one, such as {10 * limit}"
         if kind == "gt" and isinstance(limit, int):
             return f"; take {limit + 1} or more"
         if kind in _BOUNDS:

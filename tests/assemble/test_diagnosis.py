@@ -112,6 +112,7 @@ def test_pictures_of_a_finding_show_which_boxes_are_meant(sick: Path, tmp_path: 
 def test_its_json_says_all_of_it(sick: Path) -> None:
     diagnosis = doctor(sick, device="cpu", image_size="96x128")
     value = json.loads(diagnosis.to_json())
+    assert all("faulty" not in each for each in value["findings"])
     assert value["is_sound"] is False
     assert value["image_size"] == [96, 128]
     assert [each["title"] for each in value["findings"]] == [each.title for each in diagnosis.findings]

@@ -126,6 +126,7 @@ def test_a_table_that_lacks_the_space_s_operators_is_told(tmp_path: Path) -> Non
         ({"max_layers": 19, "like": "X"}, "no model size"),
         ({"max_layers": 19, "search_neck": True, "score": "padded"}, "search_neck: goes with budgets"),
         ({"max_layers": 19, "search_neck": True, "reference": True}, "reference: the original knows neither"),
+        ({"max_layers": 19, "activation": "silu", "reference": True}, "nor activations"),
         ({"max_gflops": 1.0, "image_sizes": (96, 128)}, "only DeepMAD's score sees resolution"),
         ({"max_layers": 19, "image_sizes": (96,), "score": "deepmad"}, "the largest would always win"),
         ({"max_gflops": 1.0, "image_sizes": ()}, "image_sizes: none is given"),
@@ -355,11 +356,13 @@ def test_the_activation_is_that_of_backbone_and_neck_and_of_what_was_measured(
     device: FakeDevice, tmp_path: Path
 ) -> None:
     settings = {**DEVICE, "max_latency_ms": 3.0}
+    assert SPACES["csp"].activated("relu").seed.spp_activation == "relu"
+    assert SPACES["csp"].activated("silu").seed.wrap_activation == "silu"
     (found, *_) = searched(tmp_path / "a", activation="silu", **settings).found
     assert (found.spec.structure.activation, found.spec.neck.activation) == ("silu", "silu")
     assert device.activations == {"silu"}
     (profile,) = (tmp_path / "home").rglob("*.json")
-    with pytest.raises(UserError, match="was measured for neck .*relu|was measured for activation silu"):
+    with pytest.raises(UserError, match=r"activation silu, not relu; give --activation silu, or run"):
         searched(tmp_path / "b", latency_table=profile, **settings)
     searched(tmp_path / "c", **settings)
     assert device.activations == {"silu", "relu"}

@@ -258,6 +258,18 @@ def test_a_line_outside_the_video_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_video_too_small_for_the_line_is_left_out_and_the_others_are_looked_at(
+    weights: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, width in (("a.mp4", 96), ("b.mp4", 64), ("c.mp4", 96)):
+        write_clip(tmp_path / name, [np.zeros((64, width, 3), np.uint8)] * 2, codec="mp4v")
+    request = ["predict", str(tmp_path), "--weights", str(weights), "--device", "cpu", "--no-draw"]
+    assert main([*request, "--output", str(tmp_path / "out"), "--count-line", "80,0,80,64"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err.count("error: ") == shown.err.count("b.mp4, which has 64 x 64 pixels") == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.jsonl", "c.jsonl"]
+
+
 def test_a_video_that_cannot_be_read_is_the_user_s_mistake(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,6 +32,15 @@ def test_a_profile_is_written_and_the_way_on_is_told(
     assert len(Profile.read(output).rows) > 100
 
 
+def test_the_search_is_told_the_activation_that_was_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "p.json"
+    assert main(["profile", "--activation", "silu", *QUICK, "--output", str(output)]) == 0
+    assert f"--num-classes 3 --activation silu --latency-table {output}" in capsys.readouterr().out
+    assert Profile.read(output).activation == "silu"
+
+
 def test_the_facts_are_json_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["profile", *QUICK, "--output", str(tmp_path / "p.json"), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
@@ -43,7 +52,8 @@ def test_the_facts_are_json_on_request(tmp_path: Path, capsys: pytest.CaptureFix
     [
         (["--device", "abacus"], "--device: 'abacus' is none of here"),
         (["--space", "k1k"], "--space: 'k1k' is none of k1kx"),
-        (["--image-size", "100"], "--image-size"),
+        (["--image-size", "100"], "should be a multiple of 32 (got '100'); take one, such as 320"),
+        (["--seconds", "0"], "take more than 0, such as 60"),
         (["--output", "table.txt"], "must end in .json"),
         (["--like", "X"], "'X' is no model size"),
         (["--output", "/dev/null/x.json"], "/dev/null/x.json: cannot be written (Not a directory)"),

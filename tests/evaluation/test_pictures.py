@@ -35,6 +35,9 @@ def test_faulty_boxes_are_outlined_and_outside_the_image_at_its_border() -> None
     assert is_yellow[60, 40]
     assert is_yellow[60, 199]
     assert not is_yellow[90:, 150:].any()
+    for invisible in ((5.0, 5.0, 5.0, 5.0), (300.0, 200.0, 304.0, 202.0), (9.0, 9.0, 2.0, 2.0)):
+        picture = show_boxes(image, *nothing, NAMES, side=200, faulty=[invisible])
+        assert ((picture[..., 0] > 200) & (picture[..., 2] < 60)).sum() > 10
 
 
 def test_missed_and_false_boxes_have_thicker_lines() -> None:

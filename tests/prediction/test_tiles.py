@@ -162,8 +162,17 @@ def test_very_many_tiles_are_told_of_once_with_a_side_that_gives_fewer() -> None
     find([large])
     assert told == [
         "tile: an image of 640 x 480 pixels gives 540 tiles of 32, and the network looks at each, "
-        "which takes long; take 64, of which there are 130"
+        "which takes long; of 64 there are 130, in which things are half as large"
     ]
+
+
+def test_of_very_many_tiles_the_overlap_is_blamed_where_it_is_unusual() -> None:
+    told: list[str] = []
+    nothing = find_colours([np.zeros((1, 1, 3), np.uint8)])
+    tiled(lambda images: nothing * len(images), 64, overlap=0.9, tell=told.append)(
+        [np.zeros((240, 320, 3), np.uint8)]
+    )
+    assert told[0].endswith("takes long; with --tile-overlap 0.25 there are 35")
 
 
 @pytest.mark.parametrize(

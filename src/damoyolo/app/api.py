@@ -96,7 +96,7 @@ async def _refuse_unknown(request: Request) -> None:
     for option in request.query_params:
         if option not in OPTIONS:
             hint = nearest(option, OPTIONS) or f"; there are {', '.join(OPTIONS)}"
-            raise RefusedError(422, "option", f"{option[:80]}: is no option of /predict{hint}")
+            raise RefusedError(422, "option", f"{option[:80]!r} is no option of /predict{hint}")
 
 
 def _card(model: ServedModel) -> Model:

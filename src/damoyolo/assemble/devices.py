@@ -26,8 +26,9 @@ from damoyolo.export.tensorrt import save_engine
 from damoyolo.export.tensorrt_session import TensorRtSession, obstacle
 from damoyolo.nn.blocks import ConvNorm
 from damoyolo.nn.detector import Detector, fuse
-from damoyolo.search.micro_graph import Activation, micro_graph, time_of_ops
+from damoyolo.search.micro_graph import micro_graph, time_of_ops
 from damoyolo.search.ops import Op
+from damoyolo.spec import Activation
 
 ENGINES: dict[str, Engine] = {
     "openvino-cpu": "openvino",

@@ -66,8 +66,11 @@ class Diagnosis:
         return sum(finding.level == level for finding in self.findings)
 
     def to_json(self) -> str:
-        """All fields as a JSON object; images of findings as paths."""
-        return json.dumps(dataclasses.asdict(self) | {"is_sound": self.is_sound}, indent=2, default=str)
+        """All fields as a JSON object; images of findings as paths, without the boxes that the page marks."""
+        fields = dataclasses.asdict(self) | {"is_sound": self.is_sound}
+        for each in fields["findings"]:
+            del each["faulty"]
+        return json.dumps(fields, indent=2, default=str)
 
 
 def doctor(

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from damoyolo.assemble.devices import Device, open_device
-from damoyolo.assemble.search_problem import like_of, measured_activation, space_of
+from damoyolo.assemble.search_problem import like_of, space_of
 from damoyolo.config import ProfileConfig
 from damoyolo.errors import UserError
 from damoyolo.export.bench import describe_machine, in_turns
@@ -60,7 +60,7 @@ def profile_device(
     def price(neck: NeckSpec, table: MonotoneTable | None = None) -> CostModel:
         return CostModel(space.frame, image_size, "detector", neck, like.head, config.num_classes, table)
 
-    activation = measured_activation(space)
+    activation = space.seed.activation
     say(f"measuring operators with {device.runtime} on {describe_machine()}")
     most_flops = _flops(price(like.neck), like)
     structures = STRUCTURES // len(necks)
@@ -129,7 +129,7 @@ def profile_path(config: ProfileConfig, device: Device) -> Path:
         config.seconds,
         config.detectors,
         config.search_neck,
-        config.activation,
+        space_of(config).seed.activation,
         like_of(config).model_dump_json(),
     )
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:12]

@@ -14,7 +14,6 @@ from damoyolo.search.cost import CostModel, LatencyModel
 from damoyolo.search.entropy import DeepMad, MadNas, PaddedMadNas, Score
 from damoyolo.search.evolve import Axis, Problem
 from damoyolo.search.latency import MonotoneTable, OriginalTable, read_table
-from damoyolo.search.micro_graph import Activation
 from damoyolo.search.mutate import Mutator, OriginalMutator
 from damoyolo.search.neck import DetectorDeepMad, DetectorMadNas
 from damoyolo.search.profile import Profile
@@ -48,8 +47,10 @@ def check(config: SearchConfig) -> None:
         raise UserError(f"budget: nothing limits the search; give one of {options}, or --front")
     if config.sizes is not None and config.front is None:
         raise UserError("sizes: several are chosen from a front; give --front latency, gflops or params")
-    if config.reference and (config.device or config.search_neck):
-        raise UserError("reference: the original knows neither devices nor necks; leave one of the two out")
+    if config.reference and (config.device or config.search_neck or config.activation):
+        raise UserError(
+            "reference: the original knows neither devices nor necks nor activations; leave one of them out"
+        )
     if config.search_neck and (config.front or config.score == "padded" or config.counting != "detector"):
         raise UserError(
             "search_neck: goes with budgets of the whole detector and --score madnas or deepmad, no --front"
@@ -89,16 +90,16 @@ def latency_of(config: SearchConfig, device: Device | None = None) -> LatencyMod
             "space": config.space,
             "image_size": config.image_size or like.image_size,
             "num_classes": config.num_classes,
+            "activation": space_of(config).seed.activation,
             "neck": like.neck,
             "head": like.head,
-            "activation": measured_activation(space_of(config)),
             **_facts(device),
         }
         for name, wanted in asked.items():
             if getattr(profile, name) != wanted:
                 raise UserError(
                     f"latency_table: {config.latency_table} was measured for {name} "
-                    f"{getattr(profile, name)}, not {wanted}; run damoyolo profile for this search"
+                    f"{getattr(profile, name)}, not {wanted}; {_remedy(name, profile)}"
                 )
         if config.search_neck and profile.necks == 1:
             raise UserError(
@@ -108,6 +109,12 @@ def latency_of(config: SearchConfig, device: Device | None = None) -> LatencyMod
         return profile.table()
     rows = read_table(config.latency_table)
     return (OriginalTable if config.reference else MonotoneTable)(rows, config.latency_batch)
+
+
+def _remedy(name: str, profile: Profile) -> str:
+    """What makes a search fit a profile, or a profile the search."""
+    anew = "run damoyolo profile for this search"
+    return f"give --activation {profile.activation}, or {anew}" if name == "activation" else anew
 
 
 def _facts(device: Device | None) -> dict[str, Any]:
@@ -204,11 +211,6 @@ def like_of(config: SearchConfig | ProfileConfig) -> ModelSpec:
     if config.activation is None:
         return like
     return like.model_copy(update={"neck": like.neck.model_copy(update={"activation": config.activation})})
-
-
-def measured_activation(space: Space) -> Activation:
-    """Which activation stands for a space's in measurements: all but ReLU cost about what SiLU does."""
-    return "relu" if space.seed.activation == "relu" else "silu"
 
 
 def _check_widths(config: SearchConfig, space: Space) -> None:

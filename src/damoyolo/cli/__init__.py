@@ -37,10 +37,10 @@ VERBS = {
     "demo": "Train, evaluate and detect on a small data set drawn on the spot.",
 }
 
-RECIPES = Path(__file__).parents[1] / "zoo" / "recipes"
+RECIPE_FOLDER = Path(__file__).parents[1] / "zoo" / "recipes"
 MORE = {
-    "train": f"What is not given is set by the recipe; quick, finetune and coco are files in {RECIPES}; all "
-    "settings of a run are in config.yaml in its --output."
+    "train": f"What is not given is set by the recipe, a file in `{RECIPE_FOLDER}`; all settings of a run "
+    "are in config.yaml in its --output."
 }
 """What the help of a verb says after its summary."""
 
@@ -96,13 +96,15 @@ def _explain(error: CycloptsError) -> str:
         return f"unexpected argument: {extra}; an option begins with --, and a pattern must be in quotes"
     from pydantic import ValidationError
 
+    from damoyolo import config
     from damoyolo.spec import explain_first
     from damoyolo.zoo.recipes import Settings
 
     cause = error.__cause__
     if not isinstance(cause, ValidationError):
         return str(error)
-    location, reason = explain_first(Settings, cause)
+    name = cause.title.removeprefix("nullable[").removesuffix("]")
+    location, reason = explain_first(getattr(config, name, Settings), cause)
     option = ".".join(part for part in location if isinstance(part, str)).replace("_", "-")
     in_list = bool(location) and isinstance(location[-1], int)
     if in_list and "is none of" in reason and "did you mean" not in reason:

@@ -193,6 +193,9 @@ def _predict_video(
                 advance()
                 if as_json:
                     print(json.dumps(result.to_record()), flush=True)
+    except UserError as error:  # a line outside this video; another one may be larger
+        print(f"error: {error}", file=sys.stderr)
+        return 0
     except (KeyboardInterrupt, RunError) as error:
         ended = error
     if not as_json:

@@ -16,6 +16,8 @@ Image = UInt8[np.ndarray, "_ _ 3"]
 GAP_PX = 6
 PAPER = 255
 JPEG_QUALITY = 82
+LEAST_OUTLINE_PX = 8
+"""Side of the outline of a box that is empty, or wholly outside its image."""
 
 
 def show_boxes(
@@ -40,7 +42,12 @@ def show_boxes(
 def _outline(box: Sequence[float], scale: Float32[np.ndarray, "xyxy=4"], picture: Image) -> Outline:
     """A box in pixels of the unscaled image, without a text."""
     height, width = picture.shape[:2]
-    x1, y1, x2, y2 = np.clip(np.array(box) * scale, 0, [width - 1, height - 1] * 2).tolist()
+    low, high = np.split(np.array(box) * scale, 2)
+    low, high = np.minimum(low, high), np.maximum(low, high)
+    room = np.maximum(0, LEAST_OUTLINE_PX - (high - low)) / 2
+    most = np.array([width - 1, height - 1])
+    x1, y1 = np.clip(low - room, 0, np.maximum(0, most - LEAST_OUTLINE_PX)).tolist()
+    x2, y2 = np.clip(high + room, np.minimum(most, LEAST_OUTLINE_PX), most).tolist()
     return Outline(((x1, y1), (x2, y1), (x2, y2), (x1, y2)), "", closed=True)
 
 

@@ -93,13 +93,15 @@ def _losses_over_epochs(axes: Axes, records: Sequence[Mapping[str, Any]]) -> Non
     names = list(dict.fromkeys(name for record in records for name in record if name.startswith("loss_")))
     names.sort(key=lambda name: name != "loss_total")
     axes.set(title="loss per step", xlabel="epoch", ylim=(0, None))
+    highest = 0.0
     for name, colour in zip(names, _LOSSES * math.ceil(len(names) / len(_LOSSES)), strict=False):
-        epochs, values = zip(
-            *((record["epoch"], record[name]) for record in records if name in record), strict=True
-        )
+        told = [(record["epoch"], record.get(name)) for record in records]
+        points = [(epoch, value) for epoch, value in told if value is not None and math.isfinite(value)]
+        epochs, values = zip(*points, strict=True) if points else ((), ())
+        highest = max(highest, *values, 0.0)
         axes.plot(epochs, values, color=colour, label=name.removeprefix("loss_"), **_marked(len(epochs)))
     if names:
-        ticks = _ticks_up_to(max(record.get(name, 0.0) for record in records for name in names))
+        ticks = _ticks_up_to(highest)
         axes.set(ylim=(0, ticks[-1] * LEGEND_ROOM), yticks=ticks)
         axes.legend(loc="upper left", fontsize=8, ncols=math.ceil(len(names) / 4))
 

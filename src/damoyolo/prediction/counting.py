@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -154,6 +155,8 @@ def middle(box: Float32[np.ndarray, "xyxy=4"]) -> Point:
 def _points(text: str, option: str, example: str) -> Sequence[Point]:
     try:
         numbers = [float(each) for each in text.split(",")]
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError(text)
         return list(zip(numbers[::2], numbers[1::2], strict=True))
     except ValueError:
         raise UserError(f"{option}: '{text}' is no list of points; write {example} in pixels") from None
@@ -167,7 +170,8 @@ def _cross(a: Point, b: Point, c: Point, d: Point) -> bool:
 def _enters(a: Point, b: Point, size: Size) -> bool:
     """Whether something of the way from a to b is in a picture: no axis and no side of it parts the two."""
     height, width = size
-    apart = any(max(u, v) < 0 or min(u, v) > end for u, v, end in ((a[0], b[0], width), (a[1], b[1], height)))
+    axes = ((a[0], b[0], width), (a[1], b[1], height))
+    apart = any(max(u, v) <= 0 or min(u, v) >= end for u, v, end in axes)
     turns = [_turn(a, b, (x, y)) for x in (0.0, float(width)) for y in (0.0, float(height))]
     return not apart and min(turns) <= 0 <= max(turns)
 

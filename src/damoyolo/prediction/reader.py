@@ -94,6 +94,10 @@ class VideoReader:
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.rate = round(rate, 2) if 1 <= rate <= 240 else USUAL_RATE
 
+    def close(self) -> None:
+        """Let the source go, unread."""
+        self._capture.release()
+
     def frames(self) -> Iterator[Frame]:
         """All of them, once.
 

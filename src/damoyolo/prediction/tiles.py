@@ -68,7 +68,7 @@ def tiled(
         nonlocal told
         for size in [] if told else map(size_of, images):
             if _count(size, side, overlap) > MOST_TILES:
-                tell(_what_they_cost(size, side, overlap, network))
+                tell(_what_they_cost(size, side, overlap))
                 told = True
                 break
         return [_find(finder, image, side, round(overlap * side), batch_size, most) for image in images]
@@ -95,15 +95,18 @@ def _count(size: Size, side: int, overlap: float) -> int:
     return height * width
 
 
-def _what_they_cost(size: Size, side: int, overlap: float, network: int) -> str:
-    """A sentence about an image that gives too many, with a side that gives fewer, the network's or more."""
+def _what_they_cost(size: Size, side: int, overlap: float) -> str:
+    """A sentence about an image that gives very many, with what would give fewer."""
     height, width = size
-    larger = max(side, network)
-    while (count := _count(size, larger, overlap)) > MOST_TILES:
-        larger *= 2
+    usual, larger = _count(size, side, min(overlap, OVERLAP)), _count(size, 2 * side, overlap)
+    fewer = (
+        f"with --tile-overlap {OVERLAP} there are {usual}"
+        if overlap > OVERLAP
+        else f"of {2 * side} there are {larger}, in which things are half as large"
+    )
     return (
         f"tile: an image of {width} x {height} pixels gives {_count(size, side, overlap)} tiles of {side}, "
-        f"and the network looks at each, which takes long; take {larger}, of which there are {count}"
+        f"and the network looks at each, which takes long; {fewer}"
     )
 
 

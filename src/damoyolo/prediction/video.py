@@ -10,6 +10,7 @@ from typing import Any
 from damoyolo.data.draw import Outline, draw, draw_outlines
 from damoyolo.data.resize import size_of
 from damoyolo.detections import Detections
+from damoyolo.errors import UserError
 from damoyolo.prediction.counting import Counting, check_inside
 from damoyolo.prediction.detection import Finder, Image
 from damoyolo.prediction.flow import ahead, batches, closing
@@ -95,8 +96,12 @@ def predict_video(
         UserError: if the watcher counts at a place that is wholly outside the picture.
     """
     if watcher and reader.size:
-        for each in watcher.counting:
-            check_inside(each, reader.size, reader.name)
+        try:
+            for each in watcher.counting:
+                check_inside(each, reader.size, reader.name)
+        except UserError:
+            reader.close()
+            raise
     size = 1 if reader.live else batch_size
     frames = ahead(reader.frames(), room=size, newest=reader.live)
     found = ahead(_find(finder, frames, size), room=size)

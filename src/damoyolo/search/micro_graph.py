@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from damoyolo.search.ops import Op
+from damoyolo.spec import Activation
 
 OPSET = 17
-Activation = Literal["relu", "silu"]
 _NAME = re.compile(r"\bop(\d+)_")
 
 

@@ -23,10 +23,9 @@ from damoyolo.config import DeviceName
 from damoyolo.files import write_atomically
 from damoyolo.search.cost import CostModel
 from damoyolo.search.latency import MonotoneTable, Row
-from damoyolo.search.micro_graph import Activation
 from damoyolo.search.mutate import Mutator
 from damoyolo.search.ops import Op
-from damoyolo.spec import Frozen, HeadSpec, NeckSpec, parse, read_yaml
+from damoyolo.spec import Activation, Frozen, HeadSpec, NeckSpec, parse, read_yaml
 
 Floats = Float64[np.ndarray, " n"]
 Measure = Callable[[Sequence[Op]], list[float]]

@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Literal, NamedTuple
 
-from damoyolo.spec import Structure
+from damoyolo.spec import Activation, Structure
 
 
 class Genes(NamedTuple):
@@ -144,9 +144,10 @@ class Space:
         highs = list(accumulate((high for _, high in reversed(ranges)), min))[::-1]
         return tuple((-(-low // 8) * 8, high // 8 * 8) for low, high in zip(lows, highs, strict=True))
 
-    def activated(self, activation: str) -> Space:
-        """The same space with another activation."""
-        return replace(self, seed=self.seed.model_copy(update={"activation": activation}))
+    def activated(self, activation: Activation) -> Space:
+        """The same space with that activation everywhere: after blocks, SPP and what wraps csp stages."""
+        names = ("activation", "spp_activation", "wrap_activation")
+        return replace(self, seed=self.seed.model_copy(update=dict.fromkeys(names, activation)))
 
     def within(
         self, fewest: tuple[int, int, int] | None = None, most: tuple[int, int, int] | None = None

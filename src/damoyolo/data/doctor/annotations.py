@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Float64
 
 from damoyolo.data.dataset import Record
 from damoyolo.data.doctor.classes import check_class_names, check_counts
-from damoyolo.data.doctor.findings import Finding, Level, Xyxy, finding
+from damoyolo.data.doctor.findings import Example, Finding, Level, Xyxy, finding
 from damoyolo.data.formats.entries import Entries
 from damoyolo.data.resize import Size
 from damoyolo.spec import STRIDES
@@ -126,14 +126,15 @@ def _outside(splits: Mapping[str, Entries]) -> list[Finding | None]:
 
 
 def _repeated(splits: Mapping[str, Entries]) -> Finding | None:
-    found, faulty = [], {}
+    found: list[Example] = []
+    faulty: dict[Path, list[Xyxy]] = defaultdict(list)
     for split, entries in splits.items():
         for record in entries.records():
             again = repeated_boxes(record)
             if again.any():
                 text = f"{split}: {record.path.name}: {again.sum()} of {len(record.labels)} boxes"
                 found.append((text, (record.path,)))
-                faulty[record.path] = [_xyxy(box) for box in record.boxes[again]]
+                faulty[record.path] += [_xyxy(box) for box in record.boxes[again]]
     return finding(
         "warning",
         "images with an object labelled twice",
