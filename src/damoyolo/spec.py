@@ -29,6 +29,9 @@ from damoyolo.errors import UserError, nearest
 STRIDES = (8, 16, 32)
 """Strides of the three feature maps every backbone yields and every head reads."""
 
+LARGEST_SIDE_PX = 8192
+"""Of a network's input: more fits no memory, and is a slip of the finger."""
+
 Activation = Literal["relu", "silu"]
 
 
@@ -187,7 +190,7 @@ class ModelSpec(Frozen):
 def read_image_size(value: int | str) -> tuple[int, int]:
     """(height, width) in pixels of `640` or `"640"` (square) or `"384x640"` (height x width).
 
-    Both must be multiples of 32 and at least 64; `ValueError` otherwise.
+    Both must be multiples of 32, from 64 to `LARGEST_SIDE_PX`; `ValueError` otherwise.
     """
     sides = str(value).lower().split("x")
     if len(sides) > 2 or not all(side.isdecimal() for side in sides):
@@ -199,6 +202,8 @@ def read_image_size(value: int | str) -> tuple[int, int]:
     for side in (height, width):
         if side < 2 * step:
             raise ValueError(f"{side} px is too small; it must be at least {2 * step}")
+        if side > LARGEST_SIDE_PX:
+            raise ValueError(f"{side} px is too large; it must be at most {LARGEST_SIDE_PX}, such as 640")
         if side % step:
             raise ValueError(f"{side} px is no multiple of {step}; take {round(side / step) * step}")
     return height, width
@@ -281,7 +286,7 @@ def explain_first(model: type[BaseModel], error: ValidationError) -> tuple[tuple
     place, value = first["loc"], str(first["input"])[:80]
     if first["type"] == "missing":
         return place, first["msg"]
-    reason = first["msg"].removeprefix("Value error, ")
+    reason = first["msg"].removeprefix("Value error, ").partition(", unable to parse")[0]
     if _is_alternative(model, place):
         place = place[:-1]
         others = [each["msg"] for each in mistakes[1:] if each["loc"][:-1] == place]

@@ -101,6 +101,11 @@ def test_a_slip_of_the_hand_gets_one_line_and_code_2(
     ("error", "code", "shown"),
     [
         (UserError("a.json: field 'x' is\n 3; make it 4"), 2, "error: a.json: field 'x' is 3; make it 4\n"),
+        (
+            MemoryError("393 TiB"),
+            1,
+            "error: not enough memory (393 TiB); take a smaller --image-size or --batch-size\n",
+        ),
         (RunError("the loss is NaN at step 7"), 1, "error: the loss is NaN at step 7\n"),
         (OSError(28, "Disk full", "/full"), 1, "error: [Errno 28] Disk full: '/full'\n"),
         (KeyboardInterrupt(), 130, ""),
@@ -166,6 +171,11 @@ def test_what_there_is_to_list_comes_before_the_error(
         ),
         ("--optim.name adam", "--optim.name: 'adam' is none of sgd, adamw; did you mean 'adamw'?"),
         ("--image-size 32", "--image-size: 32 px is too small; it must be at least 64 (got '32')"),
+        (
+            "--image-size 12000000",
+            "--image-size: 12000000 px is too large; it must be at most 8192, such as 640 (got '12000000')",
+        ),
+        ("--epochs 1.5", "--epochs: Input should be a valid integer (got '1.5')"),
         ("--output=", "--output: is empty; give a value, or leave it out"),
     ],
 )

@@ -72,7 +72,7 @@ def test_the_help_names_the_folder_of_the_recipes(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "1000")
     assert main(["train", "--help"]) == 0
-    (folder,) = re.findall(r"are files in (\S+);", capsys.readouterr().out)
+    (folder,) = re.findall(r"a file in `?(\S+?)`?;", capsys.readouterr().out)
     assert {path.stem for path in Path(folder).glob("*.yaml")} == set(RECIPES)
 
 

@@ -354,7 +354,8 @@ def _facts(run: _Run) -> list[str]:
     if run.records:
         seconds = sum(record.get("seconds", 0.0) for record in run.records)
         last = run.records[-1]
-        facts.append(f"{last['epoch']} epochs, {last['step']} steps, {seconds / 60:.1f} minutes of training")
+        made = f"{counted(last['epoch'], 'epoch')}, {counted(last['step'], 'step')}"
+        facts.append(f"{made}, {seconds / 60:.1f} minutes of training")
     if evaluated:
         best = max(evaluated, key=lambda record: (record[by], record["epoch"]))
         facts.append(f"these weights are of epoch {best['epoch']}, the best by {by}, {best[by]:.3f}")

@@ -84,6 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough; rich ends the same way
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except MemoryError as error:
+        return _failed(f"not enough memory ({error}); take a smaller --image-size or --batch-size", 1)
     except (RunError, OSError) as error:  # an OSError is, for instance, a full disk
         return _failed(str(error), 1)
     return code or 0

@@ -38,7 +38,7 @@ def predict(
     batch_size: Annotated[Count, Parameter(alias="--batch")] = 8,
     device: str = "auto",
     tile: Count | None = None,
-    tile_overlap: Share = 0.25,
+    tile_overlap: Share | None = None,
     ensemble_flip: Annotated[bool, Parameter(negative="")] = False,
     track: Annotated[bool, Parameter(negative="")] = False,
     count_line: Annotated[list[str] | None, Parameter(negative="")] = None,
@@ -73,13 +73,14 @@ def predict(
     tile
         For large images: look at them also in tiles of this side in pixels, such as 640.
     tile_overlap
-        Of neighbouring tiles, as a share of their side.
+        Of neighbouring tiles, as a share of their side; default a quarter.
     ensemble_flip
         Look at each image also in the mirror, in twice the time.
     track
         Number things from frame to frame of a video.
     count_line
-        Count what crosses a line x1,y1,x2,y2, in pixels of the video, by class and side; tracks, too.
+        Count what crosses a line x1,y1,x2,y2, in pixels of the video, by class and side; tracks, too. Where
+        it begins with a negative number, write --count-line=-20,10,90,10.
     count_zone
         Count what is, and what ever was, in a zone x1,y1,x2,y2,x3,y3,...; tracks, too.
     draw
@@ -89,13 +90,16 @@ def predict(
     """
     from damoyolo import assemble
     from damoyolo.errors import UserError
-    from damoyolo.prediction import LOW_SCORE, find_media, video_places
+    from damoyolo.prediction import LOW_SCORE, OVERLAP, find_media, video_places
 
     media = find_media(source)
     places = video_places(media.videos, output)
     watch = _watch(score, count_line or [], count_zone or []) if track or count_line or count_zone else None
     if watch and media.images:
-        raise UserError(f"--track: is for videos, and {source} has images; name the videos")
+        option = "--track" if track else "--count-line" if count_line else "--count-zone"
+        raise UserError(f"{option}: is for videos, and {source} has images; name the videos")
+    if tile_overlap is not None and tile is None:
+        raise UserError("--tile-overlap: is of tiles; give --tile too, such as --tile 640, or leave it out")
     finder = assemble.open_finder(
         weights,
         device=device,
@@ -105,7 +109,7 @@ def predict(
         max_detections=max_detections,
         ensemble_flip=ensemble_flip,
         tile=tile,
-        tile_overlap=tile_overlap,
+        tile_overlap=OVERLAP if tile_overlap is None else tile_overlap,
         batch_size=batch_size,
         lanes=assemble.usual_lanes(batch_size) if media.waits or tile else 1,
     )
@@ -143,13 +147,13 @@ def _predict_images(
     from damoyolo.errors import counted
     from damoyolo.prediction import Found, predict_into
 
-    records, good = [], 0
+    records, good, boxes = [], 0, 0
     for result in predict_into(finder, paths, output, batch_size, drawn=draw):
         records.append(result.to_record())
         if not isinstance(result, Found):
             print(f"error: {result.error}", file=sys.stderr)
             continue
-        good += 1
+        good, boxes = good + 1, boxes + len(result.detections)
         if not as_json:
             print(f"{result.path}: {_summary(result.detections)}")
     if as_json and as_lines:
@@ -160,6 +164,8 @@ def _predict_images(
         bad = f"; {len(records) - good} could not be read" if good < len(records) else ""
         pictures = f"{counted(good, 'picture')}, " if draw else ""
         print(f"{pictures}detections.json and detections.csv in {output}{bad}")
+    if good and not boxes:
+        print("nothing was found in any picture; a lower --score shows what is less sure", file=sys.stderr)
     return good
 
 

@@ -127,8 +127,10 @@ def read_line(text: str) -> Line:
 def read_zone(text: str) -> Zone:
     """From `x1,y1,x2,y2,x3,y3,...` in pixels of the video."""
     points = _points(text, "count_zone", "x1,y1,x2,y2,x3,y3")
-    if len(set(points)) < 3:
-        raise UserError(f"count_zone: '{text}' is no zone; give three corners or more, x1,y1,x2,y2,x3,y3")
+    if len(set(points)) < 3 or not _area(points):
+        raise UserError(
+            f"count_zone: '{text}' is no zone; give three corners or more around an area, x1,y1,x2,y2,x3,y3"
+        )
     return Zone(tuple(points))
 
 
@@ -142,8 +144,8 @@ def check_inside(counting: Counting, size: Size, video: str) -> None:
     option, (height, width) = "count_zone" if outline.closed else "count_line", size
     given = ",".join(f"{number:g}" for point in outline.points for number in point)
     raise UserError(
-        f"{option}: {given} is wholly outside {video}, which has {width} x {height} pixels; give points with "
-        f"x from 0 to {width} and y from 0 to {height}"
+        f"{option}: no part of {given} is inside {video}, which has {width} x {height} pixels; give points "
+        f"with x between 0 and {width} and y between 0 and {height}, not all on the border"
     )
 
 
@@ -160,6 +162,12 @@ def _points(text: str, option: str, example: str) -> Sequence[Point]:
         return list(zip(numbers[::2], numbers[1::2], strict=True))
     except ValueError:
         raise UserError(f"{option}: '{text}' is no list of points; write {example} in pixels") from None
+
+
+def _area(corners: Sequence[Point]) -> float:
+    """Of a polygon in square pixels, positive or negative by its direction; 0 where it is flat."""
+    following = [*corners[1:], corners[0]]
+    return sum(a[0] * b[1] - a[1] * b[0] for a, b in zip(corners, following, strict=True)) / 2
 
 
 def _cross(a: Point, b: Point, c: Point, d: Point) -> bool:

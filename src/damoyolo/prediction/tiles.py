@@ -62,7 +62,7 @@ def tiled(
             f"tile: {side} pixels are less than half of the network's {network}, so that tiles are "
             f"only enlarged and show little; take {network}"
         )
-    told = False
+    told = 2 * side < network
 
     def find(images: Sequence[Image]) -> list[Detections]:
         nonlocal told
