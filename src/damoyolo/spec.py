@@ -295,14 +295,15 @@ def explain_first(model: type[BaseModel], error: ValidationError) -> tuple[tuple
     elif first["type"] == "literal_error":
         choices = [each.strip("'") for each in re.split(", | or ", first["ctx"]["expected"])]
         return place, f"'{value}' is none of {', '.join(choices)}{nearest(value, choices)}"
-    return place, f"{reason} (got {value!r}){_within_bounds(model, place, first.get('ctx', {}))}"
+    limits = first.get("ctx", {})
+    if multiple := limits.get("multiple_of"):
+        return place, f"{reason} (got {value!r}); take {max(1, round(float(value) / multiple)) * multiple}"
+    return place, f"{reason} (got {value!r}){_within_bounds(model, place, limits)}"
 
 
 def _within_bounds(model: type[BaseModel], place: tuple[int | str, ...], limits: Mapping[str, Any]) -> str:
-    """`; take 1 or more` for what is too small, too large, or no multiple."""
+    """`; take 1 or more` for what is too small or too large."""
     for kind, limit in limits.items():
-        if kind == "multiple_of":
-            return f"; take one, such as {10 * limit}"
         if kind == "gt" and isinstance(limit, int):
             return f"; take {limit + 1} or more"
         if kind in _BOUNDS:

@@ -27,7 +27,16 @@ def test_a_search_is_shown_as_a_table_and_says_how_to_train(
     assert "GFLOPs" in shown
     assert " ms" not in shown  # nothing is known of times
     assert f"damoyolo train DATA --model {output / 'found.yaml'}" in shown
+    assert "--max-layers" not in shown
     assert ModelSpec.read(output / "found.yaml").image_size == 96
+
+
+def test_where_nothing_limits_the_layers_the_score_s_taste_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--image-size", "96", "--candidates", "50", "--max-gflops", "2"]
+    assert main(["search", *small, "--output", str(tmp_path / "run")]) == 0
+    assert "the score counts depth above all, which --max-layers limits" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

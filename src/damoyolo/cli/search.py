@@ -56,6 +56,9 @@ def search(
         rich.print(_table(result))
         if result.remark:
             print(result.remark)
+        if config.max_layers is None and not config.front:
+            layers = result.found[0].costs.layers
+            print(f"it has {layers} layers: the score counts depth above all, which --max-layers limits")
         print(f"train it with: damoyolo train DATA --model {result.found[0].file}")
     if result.stopped:
         print(f"stopped; go on with: damoyolo search --output {config.output} --resume", file=sys.stderr)
