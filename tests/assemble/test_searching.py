@@ -241,8 +241,8 @@ def device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeDevice:
     fake = FakeDevice()
     monkeypatch.setenv("DAMOYOLO_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(searching, "open_device", lambda *_: fake)
-    monkeypatch.setattr(profiling, "STRUCTURES", 200)
-    monkeypatch.setattr(profiling, "STEPS", 40)
+    monkeypatch.setattr(profiling, "STRUCTURES", 120)
+    monkeypatch.setattr(profiling, "STEPS", 25)
     monkeypatch.setattr(profiling, "measure_table", partial(_coarsely, profiling.measure_table))
     return fake
 
@@ -251,7 +251,7 @@ def _coarsely(measure_table: Any, measure: Any, usual: Any, seconds: float, *res
     return measure_table(measure, usual, 0.0, *rest)
 
 
-DEVICE: dict[str, Any] = {"device": "openvino-cpu", "image_size": 96, "candidates": 600}
+DEVICE: dict[str, Any] = {"device": "openvino-cpu", "image_size": 96, "candidates": 400}
 
 
 def test_a_search_for_a_device_profiles_it_once_and_measures_the_best(
@@ -381,8 +381,8 @@ SIZED: dict[str, Any] = {"score": "deepmad", "image_sizes": (128, 64, 96), "max_
 def test_the_size_of_the_image_is_searched_in_the_same_budget(
     device: FakeDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(race, "RACE", 300)
-    settings = {"device": "openvino-cpu", "candidates": 600, "max_latency_ms": 2.5, **SIZED}
+    monkeypatch.setattr(race, "RACE", 100)
+    settings = {"device": "openvino-cpu", "candidates": 300, "max_latency_ms": 2.5, **SIZED}
     lines: list[str] = []
     result = search_backbone(config(tmp_path / "a", **settings), say=lines.append)
     told = [line for line in lines if " px: " in line]
@@ -395,8 +395,8 @@ def test_the_size_of_the_image_is_searched_in_the_same_budget(
     assert result.found[0].score >= raced[chosen]
 
     lines.clear()
-    again = search_backbone(config(tmp_path / "a", **{**settings, "candidates": 900}), True, lines.append)
-    assert (again.tried, again.config.image_size) == (900, chosen)
+    again = search_backbone(config(tmp_path / "a", **{**settings, "candidates": 500}), True, lines.append)
+    assert (again.tried, again.config.image_size) == (500, chosen)
     assert not [line for line in lines if " px: " in line]
     with pytest.raises(UserError, match="was made with image_sizes"):
         searched(tmp_path / "a", resume=True, **{**settings, "image_sizes": (64,)})

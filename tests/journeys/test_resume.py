@@ -18,7 +18,7 @@ from tiny_runs import SETTINGS, SMALL_SPEC, flags, metrics, outcome, spec_in
 
 IMAGES, BATCH, EPOCHS = 14, 4, 4
 STEPS = EPOCHS * 4
-KILLS = 3
+KILLS = 2
 PATIENCE_S = 60
 RUN = {**SETTINGS, "batch_size": BATCH, "epochs": EPOCHS, "evaluate_every": 2, "workers": 1}
 
@@ -84,7 +84,7 @@ def test_a_run_killed_at_random_moments_ends_bit_identical_to_one_that_was_not(
         process = start(*resume)
         kill_after(process, parts / "state.pt", changes=rng.randint(1, 4), seconds=rng.uniform(0, 0.2))
         positions.append(torch.load(parts / "state.pt", weights_only=True)["step"])
-    assert 0 < positions[0] < positions[1] < positions[2] < STEPS
+    assert 0 < positions[0] < positions[1] < STEPS
 
     shown = finish(start(*resume))
     assert f"goes on after step {positions[-1]} of {STEPS}" in shown
