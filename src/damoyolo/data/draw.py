@@ -106,8 +106,7 @@ def draw_outlines(
             cv2.polylines(picture, [points], outline.closed, colour, thickness, cv2.LINE_AA)
         if not outline.text:
             continue
-        wide, high = _room(outline.text, scale)
-        chosen = scale if wide < width else smaller
+        chosen = scale if _room(outline.text, scale)[0] < width else smaller
         wide, high = _room(outline.text, chosen)
         x, y = (int(each) for each in points[0])
         x, y = max(0, min(x, width - 1 - wide)), max(0, min(y, height - 1 - high))

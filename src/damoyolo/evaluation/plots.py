@@ -98,7 +98,7 @@ def _losses_over_epochs(axes: Axes, records: Sequence[Mapping[str, Any]]) -> Non
         told = [(record["epoch"], record.get(name)) for record in records]
         points = [(epoch, value) for epoch, value in told if value is not None and math.isfinite(value)]
         epochs, values = zip(*points, strict=True) if points else ((), ())
-        highest = max(highest, *values, 0.0)
+        highest = max([highest, *values])
         axes.plot(epochs, values, color=colour, label=name.removeprefix("loss_"), **_marked(len(epochs)))
     if names:
         ticks = _ticks_up_to(highest)

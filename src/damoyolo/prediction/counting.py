@@ -93,10 +93,11 @@ class Zone:
     def update(self, tracked: Tracked, time_s: float) -> None:
         """See the next frame."""
         self.now.clear()
+        polygon = _polygon(self.corners)
         for box, name, number in zip(
             tracked.detections.boxes, tracked.detections.names, tracked.ids, strict=True
         ):
-            if number == NO_ID or not _holds(self.corners, middle(box)):
+            if number == NO_ID or not _holds(polygon, middle(box)):
                 continue
             self.now[name] += 1
             if int(number) not in self._known:
@@ -139,7 +140,8 @@ def check_inside(counting: Counting, size: Size, video: str) -> None:
     outline = counting.outline()
     starts, ends = outline.points, outline.points[1:] + outline.points[:1]
     sides = list(zip(starts, ends, strict=True))[: None if outline.closed else -1]
-    if any(_enters(*side, size) for side in sides) or (outline.closed and _holds(outline.points, (0.0, 0.0))):
+    around = outline.closed and _holds(_polygon(outline.points), (0.0, 0.0))
+    if around or any(_enters(*side, size) for side in sides):
         return
     option, (height, width) = "count_zone" if outline.closed else "count_line", size
     given = ",".join(f"{number:g}" for point in outline.points for number in point)
@@ -184,9 +186,14 @@ def _enters(a: Point, b: Point, size: Size) -> bool:
     return not apart and min(turns) <= 0 <= max(turns)
 
 
-def _holds(corners: Sequence[Point], point: Point) -> bool:
+def _polygon(corners: Sequence[Point]) -> Float32[np.ndarray, "n xy=2"]:
+    """As OpenCV takes it."""
+    return np.array(corners, dtype=np.float32)
+
+
+def _holds(polygon: Float32[np.ndarray, "n xy=2"], point: Point) -> bool:
     """Whether a point is in a polygon, or on its border."""
-    return cv2.pointPolygonTest(np.array(corners, dtype=np.float32), point, False) >= 0
+    return cv2.pointPolygonTest(polygon, point, False) >= 0
 
 
 def _turn(a: Point, b: Point, c: Point) -> float:

@@ -57,20 +57,19 @@ def tiled(
     if not 0 <= overlap <= 0.9:
         raise UserError(f"tile_overlap: {overlap} is no share between 0 and 0.9; take one, such as {OVERLAP}")
     network = max(input_size or (side,))
-    if 2 * side < network:
+    told = 2 * side < network
+    if told:
         tell(
             f"tile: {side} pixels are less than half of the network's {network}, so that tiles are "
             f"only enlarged and show little; take {network}"
         )
-    told = 2 * side < network
 
     def find(images: Sequence[Image]) -> list[Detections]:
         nonlocal told
-        for size in [] if told else map(size_of, images):
-            if _count(size, side, overlap) > MOST_TILES:
-                tell(_what_they_cost(size, side, overlap))
-                told = True
-                break
+        many = [size for size in map(size_of, images) if _count(size, side, overlap) > MOST_TILES]
+        if many and not told:
+            tell(_what_they_cost(many[0], side, overlap))
+            told = True
         return [_find(finder, image, side, round(overlap * side), batch_size, most) for image in images]
 
     return find

@@ -84,7 +84,8 @@ def _bad_items(splits: Mapping[str, Entries]) -> Finding | None:
 def _outside(splits: Mapping[str, Entries]) -> list[Finding | None]:
     """Boxes of which nothing is in their image, and boxes that reach over its border."""
     empty, crossing = [], []
-    faulty: dict[bool, dict[Path, list[Xyxy]]] = {kind: defaultdict(list) for kind in (True, False)}
+    empty_boxes: dict[Path, list[Xyxy]] = defaultdict(list)
+    crossing_boxes: dict[Path, list[Xyxy]] = defaultdict(list)
     for split, entries in splits.items():
         for image_id, image in entries.images.items():
             boxes = entries.boxes[image_id]
@@ -100,12 +101,12 @@ def _outside(splits: Mapping[str, Entries]) -> list[Finding | None]:
                 path = entries.path(image_id)
                 size = f"{image['width']} x {image['height']}"
                 text = f"{split}: {path.name} ({size}): x, y, width, height {shown}"
-                faulty[bool(is_empty[number])][path].append(
-                    _xyxy(np.concatenate([low[number], high[number]]))
-                )
+                box = _xyxy(np.concatenate([low[number], high[number]]))
                 if is_empty[number]:
+                    empty_boxes[path].append(box)
                     empty.append((text, (path,)))
                 else:
+                    crossing_boxes[path].append(box)
                     crossing.append((f"{text}: {over[number]:.1f} px over the border", (path,)))
     return [
         finding(
@@ -113,14 +114,14 @@ def _outside(splits: Mapping[str, Entries]) -> list[Finding | None]:
             "boxes that are empty or wholly outside their image",
             empty,
             "draw them again; training leaves them out, and so does --fix",
-            faulty[True],
+            empty_boxes,
         ),
         finding(
             "warning",
             "boxes that reach over the border of their image",
             crossing,
             "check that boxes belong to these images; training cuts them, and so does --fix",
-            faulty[False],
+            crossing_boxes,
         ),
     ]
 
