@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import threading
 import time
 from collections.abc import Iterator
@@ -54,4 +55,6 @@ def running(model: ServedModel, limits: Limits | None = None, access: Access | N
         finally:
             server.should_exit = True
             thread.join(20)
+            if thread.is_alive():
+                faulthandler.dump_traceback()  # where it hangs
             assert not thread.is_alive()
