@@ -1,6 +1,7 @@
 """What each exact rewrite of the exported graph is worth, alone and together, in one run.
 
-    python benchmarks/rewrites.py [--sizes Ns Nl T S] [--engines onnxruntime openvino] [--threads 2]
+    python benchmarks/rewrites.py [--sizes Ns Nl T S] [--forms pools focus ...]
+                                  [--engines onnxruntime openvino] [--threads 2]
 
 Times relative to a plain export of the same network, medians. In `damoyolo.export` are:
 
@@ -39,7 +40,8 @@ from damoyolo.export.rewrite import JointHead, fold_norms, merge_focus, upsample
 from damoyolo.nn.detector import fuse
 from plain_export import ENGINES, export_plainly, measure, trained_like, unchain_pools
 
-FORMS = ("plain", "pools", "focus", "late", "decode", "joint", "merged late", "softmax")
+FORMS = ("pools", "focus", "late", "decode", "joint", "merged late", "softmax")
+"""One rewrite each; beside them are `plain`, which has none, and `all` and `topk`."""
 
 
 class Form(nn.Module):
@@ -115,12 +117,13 @@ def channel_by_channel(head, maps):
     return torch.cat(class_logits, dim=1), torch.cat(side_logits, dim=2).unflatten(1, (4, head.bins))
 
 
-def export_forms(size, folder):
+def export_forms(size, forms, folder):
     """A file for every form."""
     detector = trained_like(size)
     card = detector.card
-    files = {form: folder / f"{size}-{form.replace(' ', '-')}.onnx" for form in (*FORMS, "all", "topk")}
-    for form in FORMS:
+    forms = ("plain", *forms)
+    files = {form: folder / f"{form.replace(' ', '-')}.onnx" for form in (*forms, "all", "topk")}
+    for form in forms:
         with torch.no_grad():
             export_plainly(Form(detector, form), card.image_size, files[form])
     for form, head in (("all", "raw"), ("topk", "topk")):
@@ -134,21 +137,22 @@ def export_forms(size, folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=["Ns", "Nl", "T", "S"])
+    parser.add_argument("--forms", nargs="*", choices=FORMS, default=list(FORMS))
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=["onnxruntime", "openvino"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--calls", type=int, default=48)
     args = parser.parse_args()
-    forms = (*FORMS[:6], "all", "topk", *FORMS[6:])
+    columns = (*args.forms, "all", "topk")
     table = Table(title=f"Time relative to the plain export, {args.threads} threads")
-    for column in ("size", "engine", "plain ms", *forms[1:]):
+    for column in ("size", "engine", "plain ms", *columns):
         table.add_column(column, justify="right")
     for size in args.sizes:
         with tempfile.TemporaryDirectory() as folder:
-            files = export_forms(size, Path(folder))
+            files = export_forms(size, args.forms, Path(folder))
             for engine in args.engines:
                 timings = measure(files, engine, args.threads, args.calls)
                 plain = timings["plain"].p50
-                ratios = (f"{timings[form].p50 / plain:.3f}" for form in forms[1:])
+                ratios = (f"{timings[form].p50 / plain:.3f}" for form in columns)
                 table.add_row(size, ENGINES[engine], f"{plain:.1f}", *ratios)
     Console(width=140).print(table)
 

@@ -113,7 +113,7 @@ async def attack(address, options, body):
 def report(seen, metrics, options):
     images, batches = (number(metrics, f"damoyolo_batch_images_{what}") for what in ("sum", "count"))
     p50, p90, p99 = np.percentile(seen.seconds, [50, 90, 99])
-    sixths = [f"{np.median(part):.0f}" for part in np.array_split(np.array(seen.memory_mib), 6)]
+    sixths = [f"{np.median(part):.0f}" for part in np.array_split(np.array(seen.memory_mib), 6) if part.size]
     print(describe_machine())
     print(f"{options.clients} clients, {options.rude} rude ones, {options.seconds} s")
     print(f"answers: {dict(seen.statuses)}; connections lost: {len(seen.lost)} {seen.lost[:3]}")

@@ -26,7 +26,7 @@ PAGES = {
 FENCE = re.compile(r"^(`{3,})(\w*).*?\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
 COMMENT = re.compile(r"<!-- (not run|exit code): (.+?) -->\n+$")
 INDENTED = re.compile(r"(?:(?<=\n\n)|^)(?: {4}\S.*\n)+", re.MULTILINE)
-PROGRAMS = ("damoyolo", "make", "pip", "python", "torchrun")
+PROGRAMS = ("curl", "damoyolo", "make", "pip", "python", "torchrun")
 
 
 @dataclass(frozen=True)

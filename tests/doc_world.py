@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import cv2
+from torch import nn
 
 from clips import moving_red, write_clip
 from conftest import ROOT
@@ -23,6 +26,9 @@ from tiny_runs import spec_in, tiny, write_data
 
 TINY = "tiny.yaml"
 """Trained in place of the seven sizes."""
+V100 = "v100.txt"
+"""Latencies in the form of the original's table."""
+WEIGHTS = "runs/mine/best.safetensors"
 QUICK: dict[str, dict[str, str]] = {
     "train": {
         "--epochs": "1",
@@ -38,8 +44,32 @@ QUICK: dict[str, dict[str, str]] = {
     "bench": {"--calls": "2", "--threads": "1"},
     "search": {"--candidates": "300", "--measured": "1"},
     "profile": {"--seconds": "0.1", "--detectors": "3"},
+    "app": {"--port": "0"},
+    "benchmarks/assign.py": {"--images": "1", "--size": "64", "--repeats": "1"},
+    "benchmarks/data.py": {"--data": "bccd", "--images": "4", "--size": "64"},
+    "benchmarks/depthwise.py": {"--batch-size": "1", "--repeats": "1"},
+    "benchmarks/finetune.py": {
+        "--class-name": "circle",
+        "--model": TINY,
+        "--epochs": "1",
+        "--image-size": "64",
+    },
+    "benchmarks/latency.py": {"--sizes": TINY, "--calls": "1"},
+    "benchmarks/latency_model.py": {"--seconds": "0.1", "--structures": "3"},
+    "benchmarks/looks.py": {"--tile": "64"},
+    "benchmarks/predict.py": {"--sizes": TINY, "--data": "photos", "--seconds": "0.1"},
+    "benchmarks/rewrites.py": {"--sizes": TINY, "--forms": "pools", "--calls": "1"},
+    "benchmarks/search.py": {"--candidates": "300", "--table": V100},
+    "benchmarks/serve.py": {"--clients": "4", "--rude": "3", "--seconds": "1", "--weights": WEIGHTS},
+    "benchmarks/train_step.py": {
+        "--models": "Ns",
+        "--forms": "plain float32",
+        "--image-size": "64",
+        "--batch-size": "2",
+        "--repeats": "1",
+    },
 }
-"""Options of the verbs that would take long, and what they are set to."""
+"""Options of the verbs and scripts that would take long, and what they are set to."""
 SMALLER = {
     "train=600, val=100, image_size=160": "train=10, val=4, image_size=64",
     "image_size=320": "image_size=64",
@@ -53,7 +83,7 @@ CHECKED_ONLY = {
     "torchrun ": "needs several machines",
     "make ": "the targets are checked by test_readme.py",
     "pip ": "would change this environment; extras and files are checked",
-    "python benchmarks/": "takes minutes; the script and its options are checked",
+    "python benchmarks/proxy.py": "trains dozens of detectors; the script and its options are checked",
 }
 """What cannot run here, by how it begins."""
 ONCE = {
@@ -64,19 +94,15 @@ ONCE = {
     " --int8 ": ("deploy/int8.md", "measures accuracy and speed of many files"),
 }
 """What takes seconds even so, by a word in it, and the page where it is run; elsewhere it is checked."""
-PAGES_CHECKED = {
-    "app.md": "a server does not end",
-    "hub.md": "needs the network",
-    "deploy/executorch.md": "takes most of a minute, as tests/export/test_executorch.py does",
-}
-"""Whose commands have tests of their own, with stand-ins."""
 
 
 def why_not(page: str, step: Step) -> str:
     """Why something is not run; empty if it is."""
     reasons = [why for start, why in CHECKED_ONLY.items() if step.text.startswith(start)]
+    if step.text.startswith("curl ") and shutil.which("curl") is None:
+        reasons.append("there is no curl here")
     reasons += [why for word, (only, why) in ONCE.items() if word in step.text and page != only]
-    return step.not_run or PAGES_CHECKED.get(page) or next(iter(reasons), "")
+    return step.not_run or next(iter(reasons), "")
 
 
 def furnish(folder: Path) -> Path:
@@ -96,8 +122,12 @@ def furnish(folder: Path) -> Path:
         write_clip(folder / name, moving_red(4, size), codec="mp4v")
     checkpoint(folder / "x.pth")
     model = load(train(tiny(data, folder / "runs" / "first", epochs=1)).best)
+    for classify in model.head.classify:  # scores about .5, so that there are detections
+        nn.init.zeros_(classify.bias)
+        nn.init.normal_(classify.weight, std=0.1)
     for name in ("mine", "large"):
-        save_weights(model, folder / "runs" / name / "best.safetensors")
+        save_weights(model, folder / WEIGHTS.replace("mine", name))
+    (folder / V100).write_text("\n".join(_latencies()))
     for name in ("mine.onnx", "mine.xml"):
         export_model(model, folder / name)
     for name in ("examples", "benchmarks"):
@@ -105,8 +135,17 @@ def furnish(folder: Path) -> Path:
     return folder
 
 
+def _latencies() -> Iterator[str]:
+    """Of convolutions, in proportion to their work and something for starting."""
+    for kernel, stride, fused in product((1, 3), (1, 2), (0, 1)):
+        for cout, ratio, side in product((16, 128, 2048), (0.25, 1, 4), (10, 80, 640)):
+            cin = int(ratio * cout)
+            ms = 0.01 + 2e-10 * cin * cout * (kernel * side / stride) ** 2
+            yield f"{{Regular,32,{cin},{side},{side},{cout},{kernel},{stride},{fused}}} {ms}"
+
+
 def quickened(command: str) -> list[str]:
-    """The words after `damoyolo`, with what makes the verb quick in place."""
+    """The words after `damoyolo` or `python`, with what makes the verb or script quick in place."""
     verb, *words = shlex.split(command)[1:]
     for option, value in QUICK.get(verb, {}).items():
         words = [*_without(words, option), option, *value.split()]

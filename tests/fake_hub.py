@@ -7,20 +7,26 @@ import hashlib
 import json
 import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 TOKEN = "hf_of_the_tests"
 
 
 @dataclass
 class Repository:
-    """One branch, `main`, and all its commits."""
+    """One branch, `main`, all its commits, and names for some of them."""
 
     private: bool = False
     gated: bool = False
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
 
     def commit(self, changes: dict[str, bytes]) -> str:
         files = {**(self.commits[self.head] if self.commits else {}), **changes}
@@ -31,6 +37,9 @@ class Repository:
     @property
     def head(self) -> str:
         return list(self.commits)[-1]
+
+    def named(self, revision: str) -> str:
+        return self.head if revision == "main" else self.tags.get(revision, revision)
 
 
 class FakeHub:
@@ -111,7 +120,7 @@ class FakeHub:
             return 404 if known else 401, {"X-Error-Code": "RepoNotFound"}, b""
         if repository.gated:
             return 403, {"X-Error-Code": "GatedRepo"}, b""
-        commit = repository.head if revision == "main" else revision
+        commit = repository.named(revision)
         if commit not in repository.commits:
             return 404, {"X-Error-Code": "RevisionNotFound"}, b""
         return repository.commits[commit]
@@ -122,8 +131,7 @@ class FakeHub:
             return files
         if name not in files:
             return 404, {"X-Error-Code": "EntryNotFound"}, b""
-        repository = self.repositories[repo]
-        commit = repository.head if revision == "main" else revision
+        commit = self.repositories[repo].named(revision)
         etag = hashlib.sha256(files[name]).hexdigest()
         return 200, {"X-Repo-Commit": commit, "ETag": f'"{etag}"'}, files[name]
 
@@ -167,6 +175,30 @@ class FakeHub:
                 changes[value["path"]] = self.uploads[value["oid"]]
         commit = self.repositories[repo].commit(changes)
         return _json({"commitUrl": f"{self.url}/{repo}/commit/{commit}", "commitOid": commit})
+
+
+@contextmanager
+def standing_in(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[FakeHub]:
+    """An empty hub in place of the real one, an empty cache in the folder, and a token that may write."""
+    for name in ("DAMOYOLO_OFFLINE", "HF_HUB_OFFLINE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    constants = "huggingface_hub.constants."
+    monkeypatch.setattr(f"{constants}HF_HUB_CACHE", str(folder / "cache"))
+    monkeypatch.setattr(f"{constants}HF_TOKEN_PATH", str(folder / "no token"))
+    monkeypatch.setattr(f"{constants}HF_STORED_TOKENS_PATH", str(folder / "no tokens"))
+    monkeypatch.setattr(f"{constants}HF_HUB_DISABLE_XET", True)  # of the two ways to send, the one over HTTP
+    monkeypatch.setattr(f"{constants}HF_HUB_OFFLINE", False)
+    running = FakeHub()
+    monkeypatch.setenv("HF_ENDPOINT", running.url)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    try:
+        yield running
+    finally:
+        from huggingface_hub import close_session
+
+        close_session()
+        running.close()
 
 
 def _json(value: object) -> tuple[int, dict[str, str], bytes]:

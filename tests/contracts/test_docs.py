@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
+from contextlib import ExitStack
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,18 @@ import numpy as np
 import pytest
 
 from conftest import ROOT
-from damoyolo.assemble import profiling, searching
+from damoyolo.assemble import devices, profiling, searching
 from damoyolo.cli import VERBS, build_app, main
 from doc_pages import PAGES, Step, steps
-from doc_world import furnish, quickened, reduced, why_not
+from doc_world import ONCE, WEIGHTS, furnish, quickened, reduced, why_not
+from exportable import quick_exports  # noqa: F401 (a fixture)
 from fake_device import FakeDevice
+from fake_hub import FakeHub, Repository, standing_in
+from live_server import running_verb
 
 RUN = {page: found for page in PAGES if (found := steps(page))}
+SERVED_AT = "http://127.0.0.1:8000/"
+"""Where pages say that `damoyolo app` listens."""
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
 
@@ -35,7 +42,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _searchable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The device that pages search for is one whose times are a formula: measuring takes minutes."""
     monkeypatch.setenv("DAMOYOLO_HOME", str(tmp_path / "home"))
-    for module in (searching, profiling):
+    for module in (devices, searching, profiling):
         monkeypatch.setattr(module, "open_device", lambda *_: FakeDevice(factor=0.3))
     monkeypatch.setattr(profiling, "STRUCTURES", 100)
     monkeypatch.setattr(profiling, "STEPS", 40)
@@ -47,6 +54,7 @@ def _coarsely(measure_table: Any, measure: Any, usual: Any, seconds: float, *res
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # within huggingface_hub
 @pytest.mark.usefixtures("_searchable")
 @pytest.mark.parametrize("page", RUN)
 def test_what_a_page_tells_to_type_works(
@@ -54,23 +62,52 @@ def test_what_a_page_tells_to_type_works(
 ) -> None:
     here = shutil.copytree(world, tmp_path / "here", symlinks=True)
     monkeypatch.chdir(here)
+    monkeypatch.setenv("DAMOYOLO_DATA", str(here))
     names: dict[str, Any] = {"__name__": "__main__", "pixels": np.zeros((90, 150, 3), np.uint8)}
-    for step in RUN[page]:
-        if why_not(page, step):
-            continue
-        if step.language == "python":
-            exec(compile(reduced(step.text), f"{page}:{step.line}", "exec"), names)
-        else:
-            assert _run(step.text) == step.exit_code, f"{page}:{step.line}: {step.text}"
+    with ExitStack() as open_until_the_end:
+        if page == "hub.md":
+            _shelve(open_until_the_end.enter_context(standing_in(monkeypatch, tmp_path)), here / WEIGHTS)
+        address = SERVED_AT
+        for step in RUN[page]:
+            text = step.text.replace(SERVED_AT, address)
+            if why_not(page, step):
+                continue
+            if step.language == "python":
+                exec(compile(reduced(text), f"{page}:{step.line}", "exec"), names)
+            elif text.startswith("damoyolo app "):
+                server = running_verb(quickened(text), monkeypatch)
+                address = open_until_the_end.enter_context(server)
+            else:
+                assert _run(text) == step.exit_code, f"{page}:{step.line}: {text}"
 
 
 def _run(command: str) -> int:
     """The exit code of a command."""
-    words = shlex.split(command)
-    if words[0] == "damoyolo":
+    program, *words = shlex.split(command)
+    if program == "damoyolo":
         return main(quickened(command))
-    assert words[0] == "python"
-    return subprocess.run([sys.executable, *words[1:]], check=False, timeout=60).returncode
+    if program == "curl":
+        return subprocess.run([program, "--fail", *words], check=False, timeout=20).returncode
+    assert program == "python"
+    return _run_script(quickened(command))
+
+
+def _run_script(words: list[str]) -> int:
+    """The same of a script, which runs in this process, as starting another takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", words)
+        try:
+            runpy.run_path(str(Path(words[0]).absolute()), run_name="__main__")
+        except SystemExit as end:
+            print(end.code)
+            return int(end.code not in (None, 0))
+    return 0
+
+
+def _shelve(hub: FakeHub, weights: Path) -> None:
+    """Put the repository there that the page reads from."""
+    repository = hub.repositories["owner/name"] = Repository(private=True)
+    repository.tags["v1.0"] = repository.commit({"model.safetensors": weights.read_bytes()})
 
 
 @pytest.mark.parametrize(
@@ -89,11 +126,19 @@ def test_what_cannot_run_here_is_known_to_what_would_run_it(step: Step) -> None:
     elif program == "pip":
         asked = re.findall(r"\[([\w,]+)\]", step.text)
         assert {extra for extras in asked for extra in extras.split(",")} <= EXTRAS.keys()
+        pinned = set(re.findall(r"^([\w-]+)==", (ROOT / "constraints.txt").read_text().lower(), re.MULTILINE))
+        named = {word.lower() for word in words[1:] if re.fullmatch(r"[A-Za-z][\w-]+", word)}
+        assert named <= pinned
     elif program == "python":
         text = (ROOT / words[0]).read_text()
         assert all(f'"{word}"' in text for word in words if word.startswith("--"))
     else:
         assert program in ("make", "curl", "hf")
+
+
+@pytest.mark.parametrize(("word", "page"), [(word, page) for word, (page, _) in ONCE.items()])
+def test_what_is_left_out_on_other_pages_runs_on_its_own(word: str, page: str) -> None:
+    assert any(word in step.text and (not why_not(page, step) or step.not_run) for step in RUN[page])
 
 
 @cache

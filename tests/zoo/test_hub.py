@@ -21,7 +21,7 @@ from damoyolo.zoo.hub import HubName, fetch, is_hub_name, read_hub_name
 from damoyolo.zoo.hub_card import hub_card
 from damoyolo.zoo.hub_push import push
 from damoyolo.zoo.weights import save_weights
-from fake_hub import TOKEN, FakeHub, Repository
+from fake_hub import FakeHub, Repository, standing_in
 
 pytest.importorskip("huggingface_hub")
 
@@ -48,23 +48,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
     """An empty hub, an empty cache, and a token that may write."""
-    for name in ("DAMOYOLO_OFFLINE", "HF_HUB_OFFLINE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    constants = "huggingface_hub.constants."
-    monkeypatch.setattr(f"{constants}HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(f"{constants}HF_TOKEN_PATH", str(tmp_path / "no token"))
-    monkeypatch.setattr(f"{constants}HF_STORED_TOKENS_PATH", str(tmp_path / "no tokens"))
-    monkeypatch.setattr(f"{constants}HF_HUB_DISABLE_XET", True)  # of the two ways to send, the one over HTTP
-    monkeypatch.setattr(f"{constants}HF_HUB_OFFLINE", False)
-    running = FakeHub()
-    monkeypatch.setenv("HF_ENDPOINT", running.url)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    yield running
-    from huggingface_hub import close_session
-
-    close_session()
-    running.close()
+    with standing_in(monkeypatch, tmp_path) as running:
+        yield running
 
 
 @pytest.fixture
