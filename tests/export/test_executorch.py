@@ -1,4 +1,8 @@
-"""What ExecuTorch makes of a detector, run by its own runtime. Its compiler is slow."""
+"""What ExecuTorch makes of a detector, run by its own runtime.
+
+Its compiler is slow: here is one file with all that is special; the plain one is made by what its page tells
+to type (tests/contracts/test_docs.py).
+"""
 
 from __future__ import annotations
 
@@ -21,13 +25,16 @@ DETECTOR = lively(resize="letterbox")
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return export_model(DETECTOR, tmp_path_factory.mktemp("executorch") / "x.pte")
+    """The best 300 of two images of bytes, which are boxed in."""
+    path = tmp_path_factory.mktemp("executorch") / "x.pte"
+    return export_model(DETECTOR, path, head="topk", preprocess="bgr", batch=2, max_detections=300)
 
 
 def test_the_file_is_equal_to_the_model(exported: Exported) -> None:
     assert exported.proof.passed
     assert exported.proof.comparison.score < 1e-5
     assert exported.proof.comparison.box_px < 5e-3
+    assert exported.proof.comparison.agree > 20
     assert verify(exported.file).passed
 
 
@@ -38,15 +45,8 @@ def test_a_photograph_of_any_size_gives_what_torch_detects(exported: Exported) -
     assert runtime.card == exported.card
     assert len(expected) > 3
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
-    np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-2)
-
-
-def test_the_best_few_of_two_images_of_bytes_are_equal_too(tmp_path: Path) -> None:
-    exported = export_model(
-        DETECTOR, tmp_path / "x.pte", head="topk", preprocess="bgr", batch=2, max_detections=30
-    )
-    assert exported.proof.passed
-    assert exported.proof.comparison.agree > 20
+    apart = np.abs(found.boxes[:, None] - expected.boxes).max(axis=2)  # scores near 1 are in any order
+    assert apart.min(axis=0).max() < 1e-2
 
 
 def test_half_a_file_is_refused_in_a_sentence(exported: Exported, tmp_path: Path) -> None:
