@@ -15,7 +15,7 @@ from pydantic import (
     PositiveInt,
 )
 
-from damoyolo.spec import Activation, Frozen, read_image_size
+from damoyolo.spec import Activation, Frozen, Side, read_image_size
 
 
 class Config(Frozen):
@@ -194,9 +194,9 @@ class SearchConfig(Config):
     """The size, or spec file, whose neck and head the found one gets; default the space's nearest size."""
     activation: Activation | None = None
     """Of backbone and neck; default the space's own in the backbone, that size's in the neck."""
-    image_size: Annotated[int, Field(ge=64, multiple_of=32)] | None = None
+    image_size: Side | None = None
     """Side of the image in pixels; default that size's own."""
-    image_sizes: tuple[Annotated[int, Field(ge=64, multiple_of=32)], ...] | None = None
+    image_sizes: tuple[Side, ...] | None = None
     """Instead: try each by a short search within the same budget, and take the one of the highest score."""
     num_classes: PositiveInt = 80
     """Classes the head will tell apart."""
@@ -262,7 +262,7 @@ class ProfileConfig(Config):
     """The size, or spec file, whose neck and head are measured; default the space's nearest size."""
     activation: Activation | None = None
     """Of backbone and neck; default the space's own in the backbone, that size's in the neck."""
-    image_size: Annotated[int, Field(ge=64, multiple_of=32)] | None = None
+    image_size: Side | None = None
     """Side of the image in pixels; default that size's own."""
     num_classes: PositiveInt = 80
     """Classes the head tells apart."""

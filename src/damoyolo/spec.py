@@ -32,6 +32,9 @@ STRIDES = (8, 16, 32)
 LARGEST_SIDE_PX = 8192
 """Of a network's input: more fits no memory, and is a slip of the finger."""
 
+Side = Annotated[int, Field(ge=64, le=LARGEST_SIDE_PX, multiple_of=STRIDES[-1])]
+"""Of a square input, in pixels."""
+
 Activation = Literal["relu", "silu"]
 
 
@@ -172,7 +175,7 @@ class ModelSpec(Frozen):
     structure: Structure
     neck: NeckSpec
     head: HeadSpec
-    image_size: PositiveInt = Field(multiple_of=32, description="default square input, pixels")
+    image_size: Side = Field(description="default square input, pixels")
     score_threshold: float = Field(default=0.05, ge=0, le=1, description="lowest score kept for evaluation")
     nms_iou: float = Field(default=0.7, gt=0, le=1)
     published: Published | None = None

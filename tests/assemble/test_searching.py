@@ -252,6 +252,7 @@ def _coarsely(measure_table: Any, measure: Any, usual: Any, seconds: float, *res
 
 
 DEVICE: dict[str, Any] = {"device": "openvino-cpu", "image_size": 96, "candidates": 400}
+SIZED: dict[str, Any] = {"score": "deepmad", "image_sizes": (128, 64, 96), "max_layers": 21}
 
 
 def test_a_search_for_a_device_profiles_it_once_and_measures_the_best(
@@ -294,6 +295,26 @@ def test_a_budget_that_is_not_kept_is_told(device: FakeDevice, tmp_path: Path) -
     result = searched(tmp_path / "b", max_latency_ms=2.5, **DEVICE)
     assert not searching.keeps_budget(result)
     assert json.loads((tmp_path / "b" / "search.json").read_text())["keeps_budget"] is False
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_params_m": 0.001}, "max_params_m: 0.001 cannot be reached"),
+        ({"min_widths": (512, 512, 512), "max_widths": (64, 64, 64)}, "raise --max-widths"),
+        (
+            {**SIZED, "image_sizes": (96, 64), "image_size": None, "max_gflops": 0.001},
+            "counting the detector at 64 px is ",
+        ),
+    ],
+)
+def test_what_needs_no_latency_is_told_before_the_device_is_measured(
+    settings: dict[str, Any], message: str, device: FakeDevice, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        searched(tmp_path, **{**DEVICE, "max_latency_ms": 2.5, **settings})
+    assert not device.timed
+    assert not device.opens
 
 
 def test_a_front_of_latencies_is_measured_in_its_order(device: FakeDevice, tmp_path: Path) -> None:
@@ -373,9 +394,6 @@ def test_a_profile_of_one_neck_is_refused_for_a_search_of_many(device: FakeDevic
     (profile,) = (tmp_path / "home").rglob("*.json")
     with pytest.raises(UserError, match="was measured with one neck; run damoyolo profile with --search-n"):
         searched(tmp_path / "b", image_size=96, max_latency_ms=3.0, latency_table=profile, search_neck=True)
-
-
-SIZED: dict[str, Any] = {"score": "deepmad", "image_sizes": (128, 64, 96), "max_layers": 21}
 
 
 def test_the_size_of_the_image_is_searched_in_the_same_budget(

@@ -88,6 +88,7 @@ def test_a_run_killed_at_random_moments_ends_bit_identical_to_one_that_was_not(
 
     shown = finish(start(*resume))
     assert f"goes on after step {positions[-1]} of {STEPS}" in shown
+    assert "random weights" not in shown
     assert outcome(parts) == outcome(whole)
     assert [record["step"] for record in metrics(parts)] == [4, 8, 12, 16]
     assert {path.name for path in parts.iterdir()} == {path.name for path in whole.iterdir()}

@@ -166,6 +166,15 @@ def problem_of(
     return problem, spec.model_copy(update={"image_size": image_size, "published": None})
 
 
+def check_without_latency(config: SearchConfig) -> None:
+    """What can be told before a device is measured, which takes minutes: widths, and all other budgets."""
+    if config.search_neck:  # the cheapest neck is known only with latencies
+        return
+    if config.image_sizes and config.image_size is None:
+        config = config.model_copy(update={"image_size": min(config.image_sizes)})
+    check_reachable(config, problem_of(config, None)[0])
+
+
 def check_reachable(config: SearchConfig, problem: Problem) -> None:
     """`UserError` for a budget below the cheapest structure; it names the nearest that can be reached."""
     price, smallest = problem.price, problem.starts[-1]

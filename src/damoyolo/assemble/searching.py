@@ -16,7 +16,13 @@ import yaml
 from damoyolo.assemble.devices import open_device
 from damoyolo.assemble.on_device import Found, best_measured, found_of, profiled
 from damoyolo.assemble.race import best_neck, with_best_size
-from damoyolo.assemble.search_problem import check, check_reachable, latency_of, problem_of
+from damoyolo.assemble.search_problem import (
+    check,
+    check_reachable,
+    check_without_latency,
+    latency_of,
+    problem_of,
+)
 from damoyolo.config import SearchConfig
 from damoyolo.errors import UserError
 from damoyolo.files import locked, write_atomically
@@ -94,6 +100,8 @@ def _search(config: SearchConfig, resume: bool, say: Callable[[str], None]) -> S
         raise UserError(
             f"output: {config.output} holds a search; go on with --resume or choose another folder"
         )
+    if config.device:
+        check_without_latency(config)
     device = open_device(config.device, config.threads, config.precision) if config.device else None
     if config.image_sizes and config.image_size is None:
         config = with_best_size(config, device, say)

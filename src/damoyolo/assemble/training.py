@@ -33,7 +33,7 @@ from damoyolo.nn.detector import Detector
 from damoyolo.plan import Plan
 from damoyolo.prediction import detect
 from damoyolo.training.best import Best
-from damoyolo.training.checkpoint import remove_unfinished
+from damoyolo.training.checkpoint import STATE_FILE, remove_unfinished
 from damoyolo.training.distributed import World, is_launched, open_world
 from damoyolo.training.ema import Ema
 from damoyolo.training.freeze import freeze
@@ -127,7 +127,9 @@ def _train(config: TrainConfig, world: World, resume: bool, quiet: bool) -> bool
         if not quiet:
             lines = [(dataset.summary(), *dataset.report.skipped) for dataset in (training, validation)]
             batches = f"batches of {config.batch_size} images, {config.precision}"
-            print(*lines[0], *lines[1], origin, *filter(None, [lesson]), batches, sep="\n", file=sys.stderr)
+            goes_on = resume and (config.output / STATE_FILE).exists()
+            told = [lesson] if goes_on else [origin, lesson]
+            print(*lines[0], *lines[1], *filter(None, told), batches, sep="\n", file=sys.stderr)
         trainer = _trainer(config, detector, teacher, training, validation, world, quiet)
         if world.is_first:
             remove_unfinished(config.output)
