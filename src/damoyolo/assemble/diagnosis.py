@@ -109,11 +109,12 @@ def doctor(
     if pixels:
         total = sum(map(len, records.values()))
         findings += check_pixels(records, (lambda done: progress(done, total)) if progress else None)
+    boxes = {split: dict(box_counts(entries)) for split, entries in splits.items()}
     diagnosis = Diagnosis(
         data=str(data),
         image_size=size,
-        summaries={split: _summary(entries) for split, entries in splits.items()},
-        boxes={split: dict(box_counts(entries)) for split, entries in splits.items()},
+        summaries={split: _summary(splits[split], sum(boxes[split].values())) for split in splits},
+        boxes=boxes,
         findings=tuple(sorted(findings, key=lambda finding: LEVELS.index(finding.level))),
         advice=tuple(advice),
         command=_command(data, advice, size),
@@ -180,8 +181,7 @@ def _without_repeated(record: Record) -> Record:
     return dataclasses.replace(record, boxes=record.boxes[keep], labels=record.labels[keep])
 
 
-def _summary(entries: Entries) -> str:
-    boxes = sum(box_counts(entries).values())
+def _summary(entries: Entries, boxes: int) -> str:
     empty = sum(not entries.boxes[image_id] for image_id in entries.images)
     drawn = f"; {entries.split_from}" if entries.split_from else ""
     return f"{len(entries.images)} images ({empty} without boxes), {boxes} boxes{drawn}"
