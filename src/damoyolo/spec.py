@@ -32,9 +32,6 @@ STRIDES = (8, 16, 32)
 LARGEST_SIDE_PX = 8192
 """Of a network's input: more fits no memory, and is a slip of the finger."""
 
-Side = Annotated[int, Field(ge=64, le=LARGEST_SIDE_PX, multiple_of=STRIDES[-1])]
-"""Of a square input, in pixels."""
-
 Activation = Literal["relu", "silu"]
 
 
@@ -44,6 +41,13 @@ def _odd(kernel: int) -> int:
     return kernel
 
 
+def _side(pixels: int) -> int:
+    read_image_size(pixels)
+    return pixels
+
+
+Side = Annotated[int, AfterValidator(_side)]
+"""Of a square input, in pixels, as `read_image_size` has it."""
 OddKernel = Annotated[int, Field(ge=1, le=15), AfterValidator(_odd)]
 
 

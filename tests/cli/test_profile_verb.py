@@ -52,7 +52,7 @@ def test_the_facts_are_json_on_request(tmp_path: Path, capsys: pytest.CaptureFix
     [
         (["--device", "abacus"], "--device: 'abacus' is none of here"),
         (["--space", "k1k"], "--space: 'k1k' is none of k1kx"),
-        (["--image-size", "100"], "should be a multiple of 32 (got '100'); take 96"),
+        (["--image-size", "100"], "100 px is no multiple of 32; take 96"),
         (["--seconds", "0"], "take more than 0, such as 60"),
         (["--output", "table.txt"], "must end in .json"),
         (["--like", "X"], "'X' is no model size"),
