@@ -80,6 +80,8 @@ def main():
     parser.add_argument("--candidates", type=int, default=200_000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if not args.table.exists():
+        raise SystemExit(f"no table {args.table}; set DAMOYOLO_DATA to a folder with latency, or --table")
     rows = read_table(args.table)
     table = Table(
         title=f"{args.candidates:,} candidates, seed {args.seed}, Python {platform.python_version()}"
@@ -111,7 +113,7 @@ def main():
             *((f"{published:.2f}", f"{costs.latency_ms:.5f}") if costs else ("", "")),
         )
     Console(width=150).print(table)
-    when = f"passed after {passed:.2f} s" if passed else "not reached"
+    when = f"passed after {passed:.2f} s" if passed is not None else "not reached"
     print(f"seconds are of the CPU; {REFERENCE_SCORE} (the original after 150 s) {when}")
 
 

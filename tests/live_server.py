@@ -62,17 +62,19 @@ def running_verb(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[
         return servers[0]
 
     monkeypatch.setattr("damoyolo.app.serving.server_for", remembered)
-    thread = threading.Thread(target=main, args=(words,), daemon=True)
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(main(words)), daemon=True)
     thread.start()
     with _until_done(thread, servers):
         yield f"http://127.0.0.1:{servers[0].servers[0].sockets[0].getsockname()[1]}/"
+    assert codes == [0]
 
 
 @contextmanager
 def _until_done(thread: threading.Thread, servers: list[uvicorn.Server]) -> Iterator[None]:
     """Waits until the thread's server serves, and at last until it has stopped."""
     try:
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while not (servers and servers[0].started):
             assert thread.is_alive()
             assert time.monotonic() < until

@@ -195,7 +195,7 @@ class SearchConfig(Config):
     activation: Activation | None = None
     """Of backbone and neck; default the space's own in the backbone, that size's in the neck."""
     image_size: Side | None = None
-    """Side of the image in pixels; default that size's own."""
+    """Side of the image in pixels, a multiple of 32 from 64 to 8192; default that size's own."""
     image_sizes: tuple[Side, ...] | None = None
     """Instead: try each by a short search within the same budget, and take the one of the highest score."""
     num_classes: PositiveInt = 80
@@ -263,7 +263,7 @@ class ProfileConfig(Config):
     activation: Activation | None = None
     """Of backbone and neck; default the space's own in the backbone, that size's in the neck."""
     image_size: Side | None = None
-    """Side of the image in pixels; default that size's own."""
+    """Side of the image in pixels, a multiple of 32 from 64 to 8192; default that size's own."""
     num_classes: PositiveInt = 80
     """Classes the head tells apart."""
     search_neck: bool = False

@@ -46,7 +46,7 @@ def _side(pixels: int) -> int:
     return pixels
 
 
-Side = Annotated[int, AfterValidator(_side)]
+Side = Annotated[int, Field(ge=64), AfterValidator(_side)]
 """Of a square input, in pixels, as `read_image_size` has it."""
 OddKernel = Annotated[int, Field(ge=1, le=15), AfterValidator(_odd)]
 

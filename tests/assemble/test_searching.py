@@ -302,6 +302,7 @@ def test_a_budget_that_is_not_kept_is_told(device: FakeDevice, tmp_path: Path) -
     [
         ({"max_params_m": 0.001}, "max_params_m: 0.001 cannot be reached"),
         ({"min_widths": (512, 512, 512), "max_widths": (64, 64, 64)}, "raise --max-widths"),
+        ({"search_neck": True, "max_params_m": 0.001}, "max_params_m: 0.001 cannot be reached"),
         (
             {**SIZED, "image_sizes": (96, 64), "image_size": None, "max_gflops": 0.001},
             "counting the detector at 64 px is ",

@@ -10,6 +10,7 @@ import pytest
 from damoyolo.data.dataset import Record
 from damoyolo.data.doctor.advice import advise, choose_side
 from damoyolo.data.doctor.annotations import check_annotations, distortions, repeated_boxes, thinnest_sides
+from damoyolo.data.doctor.classes import box_counts
 from damoyolo.data.doctor.findings import Finding
 from damoyolo.data.doctor.pixels import check_pixels
 from damoyolo.data.formats.entries import Annotated, Entries, check_entries
@@ -70,6 +71,13 @@ def test_empty_boxes_are_errors_and_crossing_ones_are_warnings_beyond_a_pixel() 
     path = Path("nowhere/a.png")
     assert empty.faulty[1:3] == ((path, (200, 0, 209, 9)), (path, (-20, 0, -11, 9)))
     assert crossing.faulty == ((path, (195, 50, 204, 59)),)
+
+
+def test_boxes_that_training_leaves_out_are_of_no_class_and_fill_no_image() -> None:
+    hollow = entries([0.0, 0, 0, 9], [200, 0, 9, 9], names=("fish", "eel"))
+    assert box_counts(hollow) == {"fish": 0, "eel": 0}
+    assert found({"train": hollow})["images without boxes"].examples == ("train: a.png",)
+    assert box_counts(entries([0.0, 0, 9, 9], [5, 5, 0, 9], names=("fish", "eel"))) == {"fish": 1, "eel": 0}
 
 
 def test_bad_items_are_errors_told_once() -> None:

@@ -73,7 +73,7 @@ def test_a_run_killed_at_random_moments_ends_bit_identical_to_one_that_was_not(
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     begin = [str(data), *flags({**RUN, "model": spec_in(data)}), "--output"]
-    finish(start(*begin, str(whole), "--checkpoint-minutes", "0"))
+    assert "random weights" in finish(start(*begin, str(whole), "--checkpoint-minutes", "0"))
 
     kill_after(start(*begin, str(parts)), parts / "config.yaml", changes=1, seconds=0.0)
     assert not (parts / "state.pt").exists()

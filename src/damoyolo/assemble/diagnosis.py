@@ -182,7 +182,7 @@ def _without_repeated(record: Record) -> Record:
 
 
 def _summary(entries: Entries, boxes: int) -> str:
-    empty = sum(not entries.boxes[image_id] for image_id in entries.images)
+    empty = sum(not len(record.labels) for record in entries.records())
     drawn = f"; {entries.split_from}" if entries.split_from else ""
     return f"{len(entries.images)} images ({empty} without boxes), {boxes} boxes{drawn}"
 

@@ -11,7 +11,7 @@ from damoyolo.assemble.search_problem import latency_of, like_of, problem_of
 from damoyolo.config import SearchConfig
 from damoyolo.search.cost import LatencyModel
 from damoyolo.search.evolve import begin, evolve
-from damoyolo.search.neck import necks_like
+from damoyolo.search.neck import necks_like, smallest_neck
 from damoyolo.spec import NeckSpec
 
 RACE = 20_000
@@ -34,7 +34,7 @@ def best_neck(config: SearchConfig, latency: LatencyModel | None, say: Say) -> t
     raced = {neck: _score(config, latency, neck) for neck in necks}
     scores = {neck: score for neck, score in raced.items() if score is not None}
     if not scores:
-        return min(necks, key=lambda neck: (neck.depth, neck.out)), None
+        return smallest_neck(necks[0]), None
     best = max(scores, key=scores.__getitem__)
     say(f"of {len(necks)} necks one of depth {best.depth} with {best.out} channels: {scores[best]:.2f}")
     return best, scores[best]

@@ -15,7 +15,7 @@ from damoyolo.search.entropy import DeepMad, MadNas, PaddedMadNas, Score
 from damoyolo.search.evolve import Axis, Problem
 from damoyolo.search.latency import MonotoneTable, OriginalTable, read_table
 from damoyolo.search.mutate import Mutator, OriginalMutator
-from damoyolo.search.neck import DetectorDeepMad, DetectorMadNas
+from damoyolo.search.neck import DetectorDeepMad, DetectorMadNas, smallest_neck
 from damoyolo.search.profile import Profile
 from damoyolo.search.space import SPACES, Space, genome_of
 from damoyolo.spec import ModelSpec, NeckSpec
@@ -168,11 +168,10 @@ def problem_of(
 
 def check_without_latency(config: SearchConfig) -> None:
     """What can be told before a device is measured, which takes minutes: widths, and all other budgets."""
-    if config.search_neck:  # the cheapest neck is known only with latencies
-        return
-    if config.image_sizes and config.image_size is None:
+    neck = smallest_neck(like_of(config).neck) if config.search_neck else None
+    if config.image_sizes and config.image_size is None:  # nothing costs less in a larger image
         config = config.model_copy(update={"image_size": min(config.image_sizes)})
-    check_reachable(config, problem_of(config, None)[0])
+    check_reachable(config, problem_of(config, None, neck)[0])
 
 
 def check_reachable(config: SearchConfig, problem: Problem) -> None:

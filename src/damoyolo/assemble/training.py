@@ -33,7 +33,7 @@ from damoyolo.nn.detector import Detector
 from damoyolo.plan import Plan
 from damoyolo.prediction import detect
 from damoyolo.training.best import Best
-from damoyolo.training.checkpoint import STATE_FILE, remove_unfinished
+from damoyolo.training.checkpoint import remove_unfinished
 from damoyolo.training.distributed import World, is_launched, open_world
 from damoyolo.training.ema import Ema
 from damoyolo.training.freeze import freeze
@@ -124,18 +124,16 @@ def _train(config: TrainConfig, world: World, resume: bool, quiet: bool) -> bool
     with _explained(config, world):
         _place(config, detector, world)
         config = _settle(config, detector, len(training), world)
+        trainer = _trainer(config, detector, teacher, training, validation, world, quiet)
+        restored = resume and trainer.restore()
         if not quiet:
             lines = [(dataset.summary(), *dataset.report.skipped) for dataset in (training, validation)]
             batches = f"batches of {config.batch_size} images, {config.precision}"
-            goes_on = resume and (config.output / STATE_FILE).exists()
-            told = [lesson] if goes_on else [origin, lesson]
+            told = [lesson] if restored else [origin, lesson]
             print(*lines[0], *lines[1], *filter(None, told), batches, sep="\n", file=sys.stderr)
-        trainer = _trainer(config, detector, teacher, training, validation, world, quiet)
         if world.is_first:
             remove_unfinished(config.output)
             write_atomically(config.output / CONFIG_FILE, to_yaml(config).encode())
-        if resume:
-            trainer.restore()
         names = config.log_to if world.is_first else ()
         settings = config.model_dump(mode="json")
         trainer.trackers = open_trackers(names, config.output, settings, step=trainer.step)

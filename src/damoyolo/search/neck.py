@@ -29,6 +29,11 @@ def necks_like(neck: NeckSpec) -> list[NeckSpec]:
     return list(dict.fromkeys([neck, *others]))
 
 
+def smallest_neck(neck: NeckSpec) -> NeckSpec:
+    """Of those the one that costs least, whatever the backbone."""
+    return min(necks_like(neck), key=lambda each: (each.depth, each.out))
+
+
 class DetectorMadNas:
     """MAE-NAS's score with the maps that the head sees, P3 P4 P5, in the place of C3 C4 C5.
 

@@ -152,10 +152,10 @@ def _xyxy(box: Float[np.ndarray, "xyxy=4"]) -> Xyxy:
 
 def _empty_images(splits: Mapping[str, Entries]) -> Finding | None:
     found = [
-        (f"{split}: {entries.path(image_id).name}", (entries.path(image_id),))
+        (f"{split}: {record.path.name}", (record.path,))
         for split, entries in splits.items()
-        for image_id in entries.images
-        if not entries.boxes[image_id]
+        for record in entries.records()
+        if not len(record.labels)
     ]
     return finding(
         "note", "images without boxes", found, "good as background, if there is really nothing in them"

@@ -85,7 +85,7 @@ def check_counts(splits: Mapping[str, Entries]) -> list[Finding | None]:
 
 
 def box_counts(entries: Entries) -> Counter[str]:
-    """Boxes by class, of every class, as training counts them: without those wholly outside their image."""
+    """Boxes by class, of every class, as training counts them: not those empty or outside their image."""
     labels = Counter(label for record in entries.records() for label in record.labels.tolist())
     return Counter({name: labels[label] for label, name in enumerate(entries.class_names)})
 

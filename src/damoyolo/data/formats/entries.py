@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,7 +79,11 @@ class Entries:
 
     def records(self) -> list[Record]:
         """By image id; boxes clipped to their image, without those that are empty then."""
-        return [self._record(image_id) for image_id in sorted(self.images)]
+        return list(self._records)
+
+    @cached_property
+    def _records(self) -> tuple[Record, ...]:
+        return tuple(self._record(image_id) for image_id in sorted(self.images))
 
     def dataset(self, skip_bad: bool = False) -> Dataset:
         """What training and evaluation work with; see `read_dataset`."""
