@@ -78,6 +78,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         (["predict", "x.jpg", "--weight", "S"], "Did you mean --weights"),
         (["predict", "x.jpg", "--weights", "S", "--score", "1.5"], 'Invalid value "1.5" for --score'),
         (["predict", "x.jpg", "--weights", "S", "--iou", "2"], 'Invalid value "2.0" for --iou'),
+        (["predict", "x.jpg", "--weights", "S", "--nms-iou", "2"], 'Invalid value "2.0" for --nms-iou'),
         (["predict", "x.jpg", "--weights", "S", "--score", "high"], 'unable to convert "high"'),
         (["predict", "x.jpg"], "--weights requires an argument"),
         (

@@ -36,7 +36,7 @@ def export(
     batch: Count = 1,
     image_size: str | None = None,
     score: Share | None = None,
-    iou: Share | None = None,
+    iou: Annotated[Share | None, Parameter(alias="--nms-iou")] = None,
     max_detections: Count = 300,
     images: str | None = None,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,

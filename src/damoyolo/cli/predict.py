@@ -32,7 +32,7 @@ def predict(
     weights: str,
     output: Path = Path("runs/predict"),
     score: Share = 0.4,
-    iou: Share | None = None,
+    iou: Annotated[Share | None, Parameter(alias="--nms-iou")] = None,
     max_detections: Count = 500,
     image_size: str | None = None,
     batch_size: Annotated[Count, Parameter(alias="--batch")] = 8,
