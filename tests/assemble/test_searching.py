@@ -235,6 +235,11 @@ def test_other_scores_can_be_asked_for(tmp_path: Path) -> None:
     assert len({result.found[0].score for result in results.values()}) == 3
 
 
+def test_a_search_that_never_began_is_not_gone_on_with(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no search; start one without --resume"):
+        search_backbone(SearchConfig(output=tmp_path / "none", candidates=10), resume=True)
+
+
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeDevice:
     """What every device is in these tests, with an empty cache of profiles."""

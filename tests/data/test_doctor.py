@@ -15,6 +15,7 @@ from damoyolo.data.doctor.findings import Finding
 from damoyolo.data.doctor.pixels import check_pixels
 from damoyolo.data.formats.entries import Annotated, Entries, check_entries
 from damoyolo.data.shapes import draw_shapes
+from damoyolo.errors import UserError
 
 SIZE = (320, 320)
 
@@ -73,11 +74,23 @@ def test_empty_boxes_are_errors_and_crossing_ones_are_warnings_beyond_a_pixel() 
     assert crossing.faulty == ((path, (195, 50, 204, 59)),)
 
 
-def test_boxes_that_training_leaves_out_are_of_no_class_and_fill_no_image() -> None:
-    hollow = entries([0.0, 0, 0, 9], [200, 0, 9, 9], names=("fish", "eel"))
-    assert box_counts(hollow) == {"fish": 0, "eel": 0}
-    assert found({"train": hollow})["images without boxes"].examples == ("train: a.png",)
+def test_boxes_that_training_leaves_out_are_of_no_class_and_their_image_is_no_background() -> None:
+    for boxes in ([[0.0, 0, 0, 9], [200, 0, 9, 9]], [[0.0, 0, 1]]):
+        hollow = entries(*boxes, names=("fish", "eel"))
+        assert box_counts(hollow) == {"fish": 0, "eel": 0}
+        titles = found({"train": hollow})
+        assert titles["images of whose boxes none can be used"].examples == ("train: a.png",)
+        assert "images without boxes" not in titles
+        with pytest.raises(UserError, match="none of its images can be used; the first: "):
+            hollow.dataset(skip_bad=True)
     assert box_counts(entries([0.0, 0, 9, 9], [5, 5, 0, 9], names=("fish", "eel"))) == {"fish": 1, "eel": 0}
+
+
+def test_a_class_that_only_val_has_boxes_of_is_told() -> None:
+    names = ("cat", "dog")
+    splits = {"train": entries(*ENOUGH, names=names), "val": entries(*ENOUGH, names=names, labels=(1,) * 45)}
+    finding = found(splits)["classes of which train has no box"]
+    assert finding.examples == ("'dog' has 45 boxes in val and none in train",)
 
 
 def test_bad_items_are_errors_told_once() -> None:

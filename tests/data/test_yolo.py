@@ -61,7 +61,7 @@ def test_a_polygon_becomes_the_box_around_it_with_or_without_a_confidence(
     tmp_path_factory: pytest.TempPathFactory, points: list[tuple[float, float]], confidence: bool
 ) -> None:
     line = " ".join(["0", *(f"{value!r}" for point in points for value in point), *["0.5"] * confidence])
-    data = read_dataset(usual(tmp_path_factory.mktemp("polygon"), line), "train", skip_bad=True)
+    data = read_dataset(usual(tmp_path_factory.mktemp("polygon"), line), "train")
     xs, ys = zip(*points, strict=True)
     expected = np.array([min(xs) * WIDTH, min(ys) * HEIGHT, max(xs) * WIDTH, max(ys) * HEIGHT], np.float32)
     if len(data.records[0].boxes):
@@ -206,3 +206,12 @@ def test_a_split_whose_name_is_misspelt_is_told(tmp_path: Path) -> None:
         f"{tmp_path / 'data.yaml'}: 'tset' is no split and is not read; did you mean 'test'?"
     ]
     assert overlooked(tmp_path / "images") == []
+
+
+def test_an_image_of_whose_lines_none_can_be_read_is_left_out_with_them(tmp_path: Path) -> None:
+    usual(tmp_path, "0 0.5 0.5 0.25 0.5\n")
+    picture(tmp_path / "images/train/b.png")
+    (tmp_path / "labels/train/b.txt").write_text("0 0.5 what\n")
+    data = read_dataset(tmp_path, "train", skip_bad=True)
+    assert [record.path.name for record in data.records] == ["a.png"]
+    assert data.report.skipped[-1].endswith("b.png: none of its boxes can be used")

@@ -111,9 +111,8 @@ def _number(level: str, count: int) -> str:
 
 def _finding(finding: Finding, shown: Sequence[Picture]) -> str:
     examples = "".join(f"<li>{escape(text)}</li>" for text in finding.examples)
-    more = finding.count - len(finding.examples)
-    if more > 0 and len(finding.examples) > 1:
-        examples += f"<li>and {more} more</li>"
+    if finding.more:
+        examples += f"<li>and {finding.more} more</li>"
     figures = "".join(show_figure(picture, alone=False) for picture in shown)
     return (
         f'<h3><b class="{finding.level}">{finding.level}</b>{escape(finding.title)}: {finding.count}</h3>'

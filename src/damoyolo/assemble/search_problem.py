@@ -30,6 +30,14 @@ BUDGETS: dict[str, tuple[Axis, float]] = {
 FRONTS: dict[str, Axis] = {"latency": "latency_ms", "gflops": "flops", "params": "params"}
 
 
+SMALLER = {
+    "max_latency_ms": ", or take a smaller --like or --image-size",
+    "max_gflops": ", or take a smaller --like or --image-size",
+    "max_params_m": ", or take a smaller --like",
+}
+"""What helps beside a larger budget, by field."""
+
+
 def check(config: SearchConfig) -> None:
     """Settings that do not go together."""
     told = config.latency_table is not None or config.device is not None
@@ -190,7 +198,7 @@ def check_reachable(config: SearchConfig, problem: Problem) -> None:
             raise UserError(
                 f"{name}: {limit:g} cannot be reached, the least in space {config.space} counting the "
                 f"{price.scope} at {price.image_size} px is {_rounded_up(cost):g}; "
-                "allow more, or take a smaller --like or --image-size"
+                f"allow more{SMALLER.get(name, '')}"
             )
 
 

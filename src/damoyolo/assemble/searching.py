@@ -137,6 +137,8 @@ def _as_begun(config: SearchConfig) -> SearchConfig:
     """The settings of the search in the output folder, with those that were given laid over them."""
     path = config.output / CONFIG_FILE
     if not path.exists():
+        if config.model_fields_set <= FREE_TO_CHANGE:
+            raise UserError(f"output: {config.output} holds no search; start one without --resume")
         return config
     before = parse(SearchConfig, read_yaml(path), where=str(path))
     return parse(SearchConfig, {**before.model_dump(), **config.model_dump(exclude_unset=True)}, "settings")

@@ -130,6 +130,8 @@ def _train(config: TrainConfig, world: World, resume: bool, quiet: bool) -> bool
             lines = [(dataset.summary(), *dataset.report.skipped) for dataset in (training, validation)]
             batches = f"batches of {config.batch_size} images, {config.precision}"
             told = [lesson] if restored else [origin, lesson]
+            if resume and not restored:
+                told.insert(0, f"nothing to go on from in {config.output}: the run begins")
             print(*lines[0], *lines[1], *filter(None, told), batches, sep="\n", file=sys.stderr)
         if world.is_first:
             remove_unfinished(config.output)

@@ -103,6 +103,8 @@ def _show(diagnosis: Diagnosis) -> None:
         )
         for example in finding.examples:
             console.print(Text(f"  {example}"))
+        if finding.more:
+            console.print(Text(f"  and {finding.more} more"))
         console.print(Text(f"  -> {finding.remedy}", "cyan"))
     console.print()
     for advice in diagnosis.advice:

@@ -34,6 +34,7 @@ def check_annotations(splits: Mapping[str, Entries], image_size: Size) -> list[F
         *check_counts(splits),
         *_outside(splits),
         _repeated(splits),
+        _hollow_images(splits),
         _empty_images(splits),
         *_at_size(splits, image_size),
     ]
@@ -150,12 +151,27 @@ def _xyxy(box: Float[np.ndarray, "xyxy=4"]) -> Xyxy:
     return x1, y1, x2, y2
 
 
+def _hollow_images(splits: Mapping[str, Entries]) -> Finding | None:
+    found = [
+        (f"{split}: {entries.path(image_id).name}", (entries.path(image_id),))
+        for split, entries in splits.items()
+        for image_id in sorted(entries.hollow())
+    ]
+    return finding(
+        "error",
+        "images of whose boxes none can be used",
+        found,
+        "correct the boxes, or the images would be learnt as background; --skip-bad and --fix leave them out",
+    )
+
+
 def _empty_images(splits: Mapping[str, Entries]) -> Finding | None:
     found = [
         (f"{split}: {record.path.name}", (record.path,))
         for split, entries in splits.items()
+        for hollow in [entries.hollow()]
         for record in entries.records()
-        if not len(record.labels)
+        if not len(record.labels) and record.image_id not in hollow
     ]
     return finding(
         "note", "images without boxes", found, "good as background, if there is really nothing in them"

@@ -57,6 +57,12 @@ def check_counts(splits: Mapping[str, Entries]) -> list[Finding | None]:
     if uneven:
         text = f"'{most}' has {seen[most]} boxes in {first}, '{least}' {seen[least]}"
         imbalance.append((f"{text}: {seen[most] / seen[least]:.0f} times as many", ()))
+    unlearnt: list[Example] = [
+        (f"'{name}' has {count} boxes in {split} and none in {first}", ())
+        for split in others
+        for name, count in counts[split].items()
+        if count and name in splits[first].class_names and not train[name]
+    ]
     shifted: list[Example] = []
     for split in others:
         for name, count in counts[split].items():
@@ -66,6 +72,12 @@ def check_counts(splits: Mapping[str, Entries]) -> list[Finding | None]:
                     (f"'{name}' is {there:.1%} of the boxes in {first}, {here:.1%} in {split}", ())
                 )
     return [
+        finding(
+            "warning",
+            f"classes of which {first} has no box",
+            unlearnt,
+            "correct their names, or divide the images anew: their AP would be 0 whatever is learnt",
+        ),
         finding(
             "warning", f"classes with fewer than {RARE} training boxes", rare, "label more, or merge them"
         ),

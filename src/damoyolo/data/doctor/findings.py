@@ -32,6 +32,11 @@ class Finding:
     images: tuple[Path, ...] = field(default=(), compare=False)
     faulty: tuple[tuple[Path, Xyxy], ...] = field(default=(), compare=False)
 
+    @property
+    def more(self) -> int:
+        """How many are like the examples and not told; 0 where the one example speaks for all."""
+        return self.count - len(self.examples) if len(self.examples) > 1 else 0
+
 
 def finding(
     level: Level,

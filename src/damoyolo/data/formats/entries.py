@@ -27,14 +27,15 @@ class Annotated:
     """The annotations of one split in COCO's form, whatever they were read from; not checked yet.
 
     `where` is what messages call them; `content` has the lists `images`, `annotations` and `categories`;
-    image files are in `folder`; `faults` are the bad items that were found on the way; `is_file` tells that
-    `where` is a COCO file with the same content.
+    image files are in `folder`; `faults` are the bad items that were found on the way, `marred` the ids of
+    images that lost boxes by them; `is_file` tells that `where` is a COCO file with the same content.
     """
 
     where: Path
     content: Mapping[str, list[Any]]
     folder: Path
     faults: tuple[str, ...] = ()
+    marred: frozenset[int] = frozenset()
     is_file: bool = False
 
 
@@ -49,7 +50,8 @@ class Box(NamedTuple):
 class Entries:
     """The good items of annotations, by image id, and one sentence for each of the others.
 
-    `split_from` says how the images were chosen where the data have no split of their own.
+    `marred` are the images that lost boxes among those; `split_from` says how the images were chosen where
+    the data have no split of their own.
     """
 
     annotated: Annotated
@@ -59,6 +61,7 @@ class Entries:
     boxes: Mapping[int, list[Box]]
     crowds: Mapping[int, list[Box]]
     faults: tuple[str, ...]
+    marred: frozenset[int] = frozenset()
     split_from: str = ""
 
     def path(self, image_id: int) -> Path:
@@ -85,21 +88,33 @@ class Entries:
     def _records(self) -> tuple[Record, ...]:
         return tuple(self._record(image_id) for image_id in sorted(self.images))
 
+    def hollow(self) -> set[int]:
+        """The images with boxes of which none can be used: what they show is no background."""
+        return {
+            record.image_id
+            for record in self.records()
+            if (self.boxes[record.image_id] or record.image_id in self.marred)
+            and not (len(record.labels) or self.crowds.get(record.image_id))
+        }
+
     def dataset(self, skip_bad: bool = False) -> Dataset:
         """What training and evaluation work with; see `read_dataset`."""
-        records = self.records()
+        records, hollow = self.records(), self.hollow() if skip_bad else set()
         if self.faults and not skip_bad:
             raise refusal([*self.faults, *filter(None, find_faults(records))])
+        records = [record for record in records if record.image_id not in hollow]
         where = self.annotated.where
+        emptied = [f"{self.path(number)}: none of its boxes can be used" for number in sorted(hollow)]
+        left_out = (*self.faults, *emptied)
         if not records:
-            raise UserError(f"{where}: none of its images can be used; the first: {self.faults[0]}")
+            raise UserError(f"{where}: none of its images can be used; the first: {left_out[0]}")
         boxes = sum(len(self.boxes[image_id]) for image_id in self.images)
         crowds = tuple(
             Crowd(image_id, crowd.label, _xyxy([crowd])[0])
             for image_id in sorted(self.images)
             for crowd in self.crowds.get(image_id, ())
         )
-        report = Report(len(crowds), boxes - sum(len(each.labels) for each in records), self.faults)
+        report = Report(len(crowds), boxes - sum(len(each.labels) for each in records), left_out)
         return Dataset(
             tuple(records),
             self.class_names,
@@ -138,8 +153,18 @@ def check_entries(annotated: Annotated, class_names: tuple[str, ...] | None = No
     faults = list(annotated.faults)
     images, refused = _images(where, content["images"], faults)
     labels = {category: label for label, category in enumerate(category_ids) if category != ABSENT}
-    boxes, crowds = _boxes(where, content["annotations"], images, refused, labels, faults)
-    return Entries(annotated, names, category_ids, images, boxes, crowds, tuple(faults))
+    marred = set(annotated.marred)
+    boxes, crowds = _boxes(where, content["annotations"], images, refused, labels, faults, marred)
+    return Entries(
+        annotated,
+        names,
+        category_ids,
+        images,
+        boxes,
+        crowds,
+        tuple(faults),
+        frozenset(marred & images.keys()),
+    )
 
 
 def _xyxy(items: list[Box]) -> Float32[np.ndarray, "n 4"]:
@@ -210,6 +235,7 @@ def _boxes(
     refused: set[int],
     labels: Mapping[int, int],
     faults: list[str],
+    marred: set[int],
 ) -> tuple[dict[int, list[Box]], dict[int, list[Box]]]:
     """The boxes of every image, and the crowds of those that have some."""
     boxes: dict[int, list[Box]] = {image_id: [] for image_id in images}
@@ -233,6 +259,8 @@ def _boxes(
                 boxes[image_id].append(Box(labels[category], _box(item)))
         except ValueError as error:
             faults.append(f"{path}: annotations[{number}]{_identify(item, images)}: {error}; correct it")
+            if isinstance(item, dict) and isinstance(item.get("image_id"), int):
+                marred.add(item["image_id"])
     return boxes, crowds
 
 

@@ -71,6 +71,7 @@ def _read(root: Path, files: Sequence[Path]) -> Annotated:
     items = [
         (file, _image(file, tree), tree) for file, tree in zip(files, trees, strict=True) if tree is not None
     ]
+    marred: set[int] = set()
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, ((file, path, tree), size) in enumerate(zip(items, _sizes(items), strict=True), start=1):
@@ -83,13 +84,14 @@ def _read(root: Path, files: Sequence[Path]) -> Annotated:
                 category, box = _category(item, ids), _box(item)
             except ValueError as error:
                 faults.append(f"{file}: object[{place}]: {error}; correct it")
+                marred.add(number)
                 continue
             annotations.append(
                 {"id": len(annotations) + 1, "image_id": number, "category_id": category, "bbox": box}
             )
     categories = [{"id": number, "name": name} for name, number in ids.items()]
     lists = {"images": images, "annotations": annotations, "categories": categories}
-    return Annotated(root, lists, root, tuple(faults))
+    return Annotated(root, lists, root, tuple(faults), frozenset(marred))
 
 
 def _parse(file: Path, faults: list[str]) -> Element | None:

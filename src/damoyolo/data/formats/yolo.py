@@ -158,6 +158,7 @@ def _read(where: Path, root: Path, file: Path | None, paths: Sequence[Path]) -> 
     shape = content.get("kpt_shape")
     keypoints = math.prod(shape) if isinstance(shape, list) else 0
     faults: list[str] = []
+    marred: set[int] = set()
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, (path, label, size) in enumerate(zip(paths, labels, read_sizes(paths), strict=True), 1):
@@ -166,7 +167,11 @@ def _read(where: Path, root: Path, file: Path | None, paths: Sequence[Path]) -> 
             continue
         height, width = size
         images.append({"id": number, "file_name": str(path.absolute()), "width": width, "height": height})
-        for category, (x, y, w, h) in _boxes(label, names, keypoints, faults):
+        sound = len(faults)
+        boxes = _boxes(label, names, keypoints, faults)
+        if len(faults) > sound:
+            marred.add(number)
+        for category, (x, y, w, h) in boxes:
             box = [x * width, y * height, w * width, h * height]
             annotations.append(
                 {"id": len(annotations) + 1, "image_id": number, "category_id": category, "bbox": box}
@@ -174,7 +179,7 @@ def _read(where: Path, root: Path, file: Path | None, paths: Sequence[Path]) -> 
     names = names or _numbered(annotations)
     categories = [{"id": number, "name": name} for number, name in enumerate(names)]
     lists = {"images": images, "annotations": annotations, "categories": categories}
-    return Annotated(where, lists, root, tuple(faults))
+    return Annotated(where, lists, root, tuple(faults), frozenset(marred))
 
 
 def _class_names(where: Path, content: dict[str, Any], root: Path) -> list[str]:
