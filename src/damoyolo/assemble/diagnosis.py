@@ -138,8 +138,9 @@ def fix_data(
     """Write a corrected copy of a data set into a new folder; the original is only read.
 
     Left out are bad items, unreadable images, empty boxes, images of whose boxes none is left by that,
-    boxes labelled twice, and images that another split has, too: a test image is in test only. Boxes are cut at the border of their image. All splits get
-    all classes. The copy is YOLO's where the original is, and COCO's otherwise.
+    boxes labelled twice, and images that another split has, too: a test image is in test only. Boxes are cut
+    at the border of their image. All splits get all classes. The copy is YOLO's where the original is, and
+    COCO's otherwise.
 
     Returns:
         What was changed, a sentence for each split.
