@@ -95,6 +95,15 @@ def test_a_run_is_resumed_by_its_folder_or_by_its_own_command(
     assert outcome(run) == outcome(finished)
 
 
+def test_a_run_to_be_resumed_that_never_began_is_told_to_begin(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command(data, tmp_path / "run"), "--resume"]) == 0
+    assert f"nothing to go on from in {tmp_path / 'run'}: the run begins" in capsys.readouterr().err
+    assert main([*command(data, tmp_path / "other")]) == 0
+    assert "nothing to go on from" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

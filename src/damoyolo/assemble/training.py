@@ -110,6 +110,7 @@ def _alone(folder: Path, world: World) -> AbstractContextManager[None]:
 
 def _train(config: TrainConfig, world: World, resume: bool, quiet: bool) -> bool:
     """What each process of a run does; whether there was anything left to do."""
+    anew = resume and not (config.output / CONFIG_FILE).exists()
     if world.is_first:
         config = check_folder(config, resume)
         config = config.model_copy(update={"precision": choose_precision(config.precision, world.device)})
@@ -130,7 +131,7 @@ def _train(config: TrainConfig, world: World, resume: bool, quiet: bool) -> bool
             lines = [(dataset.summary(), *dataset.report.skipped) for dataset in (training, validation)]
             batches = f"batches of {config.batch_size} images, {config.precision}"
             told = [lesson] if restored else [origin, lesson]
-            if resume and not restored:
+            if anew:
                 told.insert(0, f"nothing to go on from in {config.output}: the run begins")
             print(*lines[0], *lines[1], *filter(None, told), batches, sep="\n", file=sys.stderr)
         if world.is_first:
