@@ -58,6 +58,13 @@ QUICK: dict[str, dict[str, str]] = {
     "benchmarks/latency_model.py": {"--seconds": "0.1", "--structures": "3"},
     "benchmarks/looks.py": {"--tile": "64"},
     "benchmarks/predict.py": {"--sizes": TINY, "--data": "photos", "--seconds": "0.1"},
+    "benchmarks/proxy.py": {
+        "--latency-ms": "3",
+        "--layers": "15",
+        "--sets": "'equal latency'",
+        "--epochs": "1",
+        "--train-size": "64",
+    },
     "benchmarks/rewrites.py": {"--sizes": TINY, "--forms": "pools", "--calls": "1"},
     "benchmarks/search.py": {"--candidates": "300"},
     "benchmarks/serve.py": {"--clients": "4", "--rude": "3", "--seconds": "1", "--weights": WEIGHTS},
@@ -75,8 +82,11 @@ SMALLER = {
     "image_size=320": "image_size=64",
     'for size in ("Ns", "T")': 'for size in ("Ns",)',
     "max_layers=19, image_size=416": "max_layers=19, image_size=416, candidates=300",
+    "COUNT = 12": "COUNT = 2",
+    "STEPS = 6_000": "STEPS = 600",
+    "np.geomspace(500, 2500, 40)": "np.geomspace(650, 900, 8)",
 }
-"""Likewise, in Python."""
+"""Likewise, in snippets and scripts."""
 CHECKED_ONLY = {
     "damoyolo predict 0 ": "needs a camera",
     "damoyolo predict rtsp:": "needs a stream",
@@ -84,7 +94,6 @@ CHECKED_ONLY = {
     "torchrun ": "needs several machines",
     "make ": "the targets are checked by test_readme.py",
     "pip ": "would change this environment; extras and files are checked",
-    "python benchmarks/proxy.py": "trains dozens of detectors; the script and its options are checked",
 }
 """What cannot run here, by how it begins."""
 ONCE = {
@@ -149,7 +158,7 @@ def quickened(command: str) -> list[str]:
     """The words after `damoyolo` or `python`, with what makes the verb or script quick in place."""
     verb, *words = shlex.split(command)[1:]
     for option, value in QUICK.get(verb, {}).items():
-        words = [*_without(words, option), option, *value.split()]
+        words = [*_without(words, option), option, *shlex.split(value)]
     if verb == "train" and "--resume" not in words:
         words = [TINY if before == "--model" and word in SIZES else word for before, word in _pairs(words)]
         if "--model" not in words:
