@@ -166,12 +166,12 @@ def _hollow_images(splits: Mapping[str, Entries]) -> Finding | None:
 
 
 def _empty_images(splits: Mapping[str, Entries]) -> Finding | None:
+    hollow = {split: entries.hollow() for split, entries in splits.items()}
     found = [
         (f"{split}: {record.path.name}", (record.path,))
         for split, entries in splits.items()
-        for hollow in [entries.hollow()]
         for record in entries.records()
-        if not len(record.labels) and record.image_id not in hollow
+        if not len(record.labels) and record.image_id not in hollow[split]
     ]
     return finding(
         "note", "images without boxes", found, "good as background, if there is really nothing in them"
