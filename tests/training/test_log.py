@@ -4,6 +4,7 @@ import csv
 import mmap
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -132,11 +133,11 @@ def status() -> Status:
 
 
 class Clock:
-    """Stands for the clock that the bar looks at."""
+    """Stands for the clock that the bar looks at, and only the bar: a server's loop may run beside it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(log.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(log, "time", SimpleNamespace(monotonic=lambda: self.now))
 
 
 def test_without_a_terminal_only_lines_are_shown_and_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
