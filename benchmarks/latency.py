@@ -16,9 +16,9 @@ import onnx
 from rich.console import Console
 from rich.table import Table
 
-from damoyolo.export.bench import describe_machine
 from damoyolo.export.card import ExportCard
 from damoyolo.export.onnx import to_onnx
+from damoyolo.machine import describe_machine
 from plain_export import ENGINES, Plain, export_plainly, measure, trained_like
 
 FORMS = ("plain", "raw", "topk")

@@ -33,11 +33,12 @@ from damoyolo.boxes.select import select_boxes
 from damoyolo.data.image_files import images_in
 from damoyolo.data.images import read_image
 from damoyolo.data.resize import Resize, to_original
-from damoyolo.export.bench import describe_machine, time_calls
+from damoyolo.export.bench import time_calls
 from damoyolo.export.card import ExportCard
 from damoyolo.export.onnx import to_onnx
 from damoyolo.export.runtime import Candidates, Runtime, open_runtime, suppress
 from damoyolo.export.sessions import OpenVinoSession
+from damoyolo.machine import describe_machine
 from damoyolo.prediction import detect, in_lanes, predict_files
 from plain_export import trained_like
 

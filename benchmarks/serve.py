@@ -27,7 +27,7 @@ import cv2
 import httpx
 import numpy as np
 
-from damoyolo.export.bench import describe_machine
+from damoyolo.machine import describe_machine
 from damoyolo.zoo.weights import save_weights
 from plain_export import trained_like
 

@@ -305,7 +305,8 @@ def explain_first(model: type[BaseModel], error: ValidationError) -> tuple[tuple
     limits = first.get("ctx", {})
     if multiple := limits.get("multiple_of"):
         return place, f"{reason} (got {value!r}); take {max(1, round(float(value) / multiple)) * multiple}"
-    return place, f"{reason} (got {value!r}){_within_bounds(model, place, limits)}"
+    remedy = _within_bounds(model, place, limits) or _as_by_default(model, place)
+    return place, f"{reason} (got {value!r}){remedy}"
 
 
 def _within_bounds(model: type[BaseModel], place: tuple[int | str, ...], limits: Mapping[str, Any]) -> str:
@@ -320,10 +321,20 @@ def _within_bounds(model: type[BaseModel], place: tuple[int | str, ...], limits:
     return ""
 
 
+def _as_by_default(model: type[BaseModel], place: tuple[int | str, ...]) -> str:
+    """`; take one such as 300` for what is no number at all, where a number is the default."""
+    usual = _default_at(model, place)
+    return "" if usual is None else f"; take one such as {usual:g}"
+
+
 def _default_at(model: type[BaseModel], place: tuple[int | str, ...]) -> float | None:
-    """The number that a field has by default, if it is one."""
-    field = _model_at(model, place[:-1]).model_fields.get(str(place[-1])) if place else None
-    return field.default if field and isinstance(field.default, float) else None
+    """The number that a field, or this part of it, has by default, if it is one."""
+    whole, part = (place[:-1], place[-1]) if place and isinstance(place[-1], int) else (place, None)
+    field = _model_at(model, whole[:-1]).model_fields.get(str(whole[-1])) if whole else None
+    usual = field.default if field else None
+    if isinstance(part, int) and isinstance(usual, tuple) and part < len(usual):
+        usual = usual[part]
+    return usual if isinstance(usual, int | float) and not isinstance(usual, bool) else None
 
 
 def _is_alternative(model: type[BaseModel], location: tuple[int | str, ...]) -> bool:

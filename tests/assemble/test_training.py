@@ -148,6 +148,12 @@ def test_a_wrong_setting_is_named_with_its_value(settings: dict[str, Any], messa
         resolve("quick", {"data": Path("data"), **settings})
 
 
+def test_too_many_processes_are_refused_before_one_is_started(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="devices: 10000 processes cannot share"):
+        train(tiny(data, tmp_path / "run").model_copy(update={"devices": 10_000}), quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_that_holds_a_run_is_not_overwritten(data: Path, finished: Path) -> None:
     before = outcome(finished)
     with pytest.raises(UserError, match=f"output: {finished} holds a run already; take another folder"):

@@ -138,7 +138,10 @@ def test_what_there_is_to_list_comes_before_the_error(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--batch-size foo", "--batch-size: Input should be a valid integer or 'auto' (got 'foo')"),
+        (
+            "--batch-size foo",
+            "--batch-size: Input should be a valid integer or 'auto' (got 'foo'); take one such as 32",
+        ),
         (
             "--batch-size 0",
             "--batch-size: Input should be greater than 0 or 'auto' (got '0'); take 1 or more",
@@ -159,7 +162,7 @@ def test_what_there_is_to_list_comes_before_the_error(
         ),
         (
             "--augment.scale -1 2",
-            "--augment.scale: Input should be greater than 0 (got '-1'); take more than 0",
+            "--augment.scale: Input should be greater than 0 (got '-1'); take more than 0, such as 0.1",
         ),
         (
             "--optim.lr 0",
@@ -176,7 +179,7 @@ def test_what_there_is_to_list_comes_before_the_error(
             "--image-size 12000000",
             "--image-size: 12000000 px is too large; it must be at most 8192, such as 640 (got '12000000')",
         ),
-        ("--epochs 1.5", "--epochs: Input should be a valid integer (got '1.5')"),
+        ("--epochs 1.5", "--epochs: Input should be a valid integer (got '1.5'); take one such as 300"),
         ("--output=", "--output: is empty; give a value, or leave it out"),
     ],
 )

@@ -7,14 +7,17 @@ import cv2
 import numpy as np
 import pytest
 
+from damoyolo.assemble import convert_data
 from damoyolo.data.dataset import Record
 from damoyolo.data.doctor.advice import advise, choose_side
 from damoyolo.data.doctor.annotations import check_annotations, distortions, repeated_boxes, thinnest_sides
 from damoyolo.data.doctor.classes import box_counts
 from damoyolo.data.doctor.findings import Finding
 from damoyolo.data.doctor.pixels import check_pixels
+from damoyolo.data.doctor.unmatched import check_files
+from damoyolo.data.formats import read_entries
 from damoyolo.data.formats.entries import Annotated, Entries, check_entries
-from damoyolo.data.shapes import draw_shapes
+from damoyolo.data.shapes import draw_shapes, write_shapes
 from damoyolo.errors import UserError
 
 SIZE = (320, 320)
@@ -58,6 +61,31 @@ def record(
 def test_sound_annotations_are_not_complained_of() -> None:
     splits = {"train": entries(*ENOUGH, size=(200, 200)), "val": entries(*ENOUGH, size=(200, 200))}
     assert found(splits) == {}
+
+
+def test_labels_and_images_that_have_lost_each_other_are_named(tmp_path: Path) -> None:
+    write_shapes(tmp_path / "drawn", train=4, val=2, image_size=64)
+    convert_data(tmp_path / "drawn", tmp_path / "yolo", "yolo")
+    splits = {split: read_entries(tmp_path / "yolo", split) for split in ("train", "val")}
+    assert check_files(splits) == []
+
+    image = splits["train"].path(2)
+    label = image.parents[2] / "labels" / "train" / f"{image.stem}.txt"
+    image.unlink()
+    (label.parent / "classes.txt").write_text("circle\nsquare\n")
+    splits = {split: read_entries(tmp_path / "yolo", split) for split in ("train", "val")}
+    (lost,) = check_files(splits)
+    assert (lost.level, lost.title, lost.count) == ("warning", "label files without an image", 1)
+    assert lost.examples == (f"{label}: holds boxes",)
+
+
+def test_images_that_a_coco_file_does_not_list_are_named(tmp_path: Path) -> None:
+    write_shapes(tmp_path, train=4, val=2, image_size=64)
+    splits = {split: read_entries(tmp_path, split) for split in ("train", "val")}
+    assert check_files(splits) == []
+    (alone,) = check_files({"train": splits["train"]})
+    assert (alone.level, alone.title, alone.count) == ("note", "images that no annotation names", 2)
+    assert [path.name for path in alone.images] == ["val_0000.jpg", "val_0001.jpg"]
 
 
 def test_empty_boxes_are_errors_and_crossing_ones_are_warnings_beyond_a_pixel() -> None:

@@ -16,7 +16,7 @@ from torch.distributed import TCPStore
 
 from damoyolo.errors import RunError, UserError
 from damoyolo.training import distributed
-from damoyolo.training.distributed import VARIABLES, World, is_launched, open_world
+from damoyolo.training.distributed import VARIABLES, World, check_count, is_launched, open_world
 from worlds import CONTEXT, CPU, PATIENCE_S, in_worlds, variables
 
 SHARES = (3, 5)
@@ -185,6 +185,16 @@ def test_a_device_that_cannot_be_shared_is_explained(environment: pytest.MonkeyP
         open_world(torch.device("cuda"))
     with pytest.raises(UserError, match="'mps' cannot be shared"):
         open_world(torch.device("mps"))
+
+
+def test_more_processes_than_cores_or_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "usable_cores", lambda: 2)
+    check_count(2, CPU)
+    with pytest.raises(UserError, match=r"^devices: 99 processes cannot share 2 cores; take 2 or fewer$"):
+        check_count(99, CPU)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match=r"^devices: 2 processes cannot share 1 GPU; take 1 or fewer$"):
+        check_count(2, torch.device("cuda"))
 
 
 def test_others_that_do_not_come_are_named(environment: pytest.MonkeyPatch) -> None:

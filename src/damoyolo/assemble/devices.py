@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from damoyolo.config import DeviceName
 from damoyolo.errors import RunError, UserError
-from damoyolo.export.bench import time_block, usable_cores
+from damoyolo.export.bench import time_block
 from damoyolo.export.card import ExportCard, Precision
 from damoyolo.export.extras import need
 from damoyolo.export.node_times import time_nodes
 from damoyolo.export.sessions import Engine, OnnxSession, OpenVinoSession, Session
 from damoyolo.export.tensorrt import save_engine
 from damoyolo.export.tensorrt_session import TensorRtSession, obstacle
+from damoyolo.machine import usable_cores
 from damoyolo.nn.blocks import ConvNorm
 from damoyolo.nn.detector import Detector, fuse
 from damoyolo.search.micro_graph import micro_graph, time_of_ops

@@ -26,6 +26,7 @@ from damoyolo.data.doctor.annotations import check_annotations, repeated_boxes
 from damoyolo.data.doctor.classes import box_counts
 from damoyolo.data.doctor.findings import Finding, Xyxy, finding
 from damoyolo.data.doctor.pixels import check_pixels, identical_pairs, look_at
+from damoyolo.data.doctor.unmatched import check_files
 from damoyolo.data.formats.entries import Entries
 from damoyolo.data.formats.found import find_place, overlooked
 from damoyolo.data.images import read_sized
@@ -105,7 +106,7 @@ def doctor(
     advice = advise(training, kind)
     side, _ = choose_side(training)
     size = given_image_size(image_size) if image_size is not None else (side, side)
-    findings = _left_out(Path(data)) + check_annotations(splits, size)
+    findings = _left_out(Path(data)) + check_files(splits) + check_annotations(splits, size)
     if pixels:
         total = sum(map(len, records.values()))
         findings += check_pixels(records, (lambda done: progress(done, total)) if progress else None)

@@ -16,9 +16,9 @@ from damoyolo.data.formats import read_dataset
 from damoyolo.detections import MAX_DETECTIONS, PICTURE_SCORE
 from damoyolo.errors import UserError, nearest
 from damoyolo.evaluation import coco
-from damoyolo.export.bench import usable_cores
 from damoyolo.export.runtime import Runtime, open_runtime
 from damoyolo.export.sessions import ENGINES, IN_STREAMS, engine_of
+from damoyolo.machine import usable_cores
 from damoyolo.nn.detector import Detector, fuse
 from damoyolo.prediction import OVERLAP, Finder, detect, flipped, in_lanes, tiled
 from damoyolo.spec import given_image_size

@@ -16,8 +16,9 @@ from damoyolo.assemble.devices import Device, open_device
 from damoyolo.assemble.search_problem import like_of, space_of
 from damoyolo.config import ProfileConfig
 from damoyolo.errors import UserError
-from damoyolo.export.bench import describe_machine, in_turns
+from damoyolo.export.bench import in_turns
 from damoyolo.files import check_writable
+from damoyolo.machine import describe_machine
 from damoyolo.nn.detector import build_detector
 from damoyolo.search.cost import CostModel
 from damoyolo.search.latency import MonotoneTable

@@ -18,7 +18,7 @@ from damoyolo.assemble.quantization import Int8, quantized
 from damoyolo.data.formats import read_dataset
 from damoyolo.errors import RunError, UserError
 from damoyolo.evaluation import coco
-from damoyolo.export.bench import describe_machine, time_calls
+from damoyolo.export.bench import time_calls
 from damoyolo.export.card import ColourOrder, ExportCard, Head, Precision
 from damoyolo.export.comparison import TOLERANCES, Comparison, Results, compare, joined
 from damoyolo.export.formats import (
@@ -51,6 +51,7 @@ from damoyolo.export.proof import (
 from damoyolo.export.rewrite import Network
 from damoyolo.export.runtime import Runtime, check_images, open_runtime
 from damoyolo.files import write_atomically
+from damoyolo.machine import describe_machine
 from damoyolo.nn.detector import Detector
 from damoyolo.spec import given_image_size
 

@@ -34,7 +34,7 @@ from damoyolo.plan import Plan
 from damoyolo.prediction import detect
 from damoyolo.training.best import Best
 from damoyolo.training.checkpoint import remove_unfinished
-from damoyolo.training.distributed import World, is_launched, open_world
+from damoyolo.training.distributed import World, check_count, is_launched, open_world
 from damoyolo.training.ema import Ema
 from damoyolo.training.freeze import freeze
 from damoyolo.training.launch import launch
@@ -92,6 +92,7 @@ def train(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> 
         raise UserError(f"output: {config.output} is a file; name a folder")
     if config.devices > 1 and not is_launched():
         config = check_folder(config, resume)
+        check_count(config.devices, choose_device(config.device))
         write_atomically(config.output / CONFIG_FILE, to_yaml(config).encode())
         launch(config.devices, ["train", "--output", str(config.output), "--resume"], quiet=quiet)
     else:

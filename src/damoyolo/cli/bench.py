@@ -50,12 +50,13 @@ def bench(
         Print JSON instead of a table.
     """
     from damoyolo.export import bench as benchmark
+    from damoyolo.machine import describe_machine
 
     if not files:
         raise UserError("no files; name at least one that `damoyolo export` wrote")
     subjects = [_subject(path, engine, precision, threads) for path in files]
     results = benchmark.bench(subjects, largest_batch=batch_size, calls=calls)
-    machine = benchmark.describe_machine()
+    machine = describe_machine()
     if as_json:
         records = [result.to_record() for result in results]
         print(json.dumps({"machine": machine, "threads": threads, "files": records}, indent=1))

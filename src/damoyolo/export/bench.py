@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import multiprocessing
-import os
-import platform
 import random
 import sys
 import time
@@ -308,24 +306,6 @@ def batch_sizes(card: ExportCard, largest: int) -> tuple[int, ...]:
     if not card.dynamic:
         return (card.batch,)
     return (*(1 << power for power in range((largest - 1).bit_length())), largest)
-
-
-def describe_machine() -> str:
-    """Processor, cores this process may use, system."""
-    return f"{_processor()}, {usable_cores()} cores, {platform.system()} {platform.machine()}"
-
-
-def usable_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "unknown processor"
 
 
 def _peak_memory_mib() -> int:

@@ -21,7 +21,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from damoyolo.errors import RunError, UserError
+from damoyolo.errors import RunError, UserError, counted
+from damoyolo.machine import usable_cores
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun tells each process; the first three are numbers."""
@@ -246,6 +247,16 @@ def _read_numbers(given: dict[str, str]) -> tuple[int, int, int]:
     if rank >= size:
         raise UserError(f"RANK: {rank} in the environment must be less than WORLD_SIZE, which is {size}")
     return rank, size, local_rank
+
+
+def check_count(processes: int, device: torch.device) -> None:
+    """`UserError` unless this machine has a device, or a core, for each of so many processes."""
+    if device.type == "cuda":
+        most, what = torch.cuda.device_count(), counted(torch.cuda.device_count(), "GPU")
+    else:
+        most, what = usable_cores(), counted(usable_cores(), "core")
+    if processes > most:
+        raise UserError(f"devices: {processes} processes cannot share {what}; take {most} or fewer")
 
 
 def _choose_local(device: torch.device, local_rank: int) -> torch.device:

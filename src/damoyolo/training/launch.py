@@ -22,6 +22,7 @@ from typing import IO, NoReturn
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from damoyolo.errors import RunError, UserError
+from damoyolo.machine import usable_cores
 from damoyolo.training.distributed import LAUNCHED, LOST_CODE, PEER_LOST
 
 PROGRAM = (sys.executable, "-P", "-m", "damoyolo")
@@ -84,9 +85,8 @@ def launch(
 
 def _environment(rank: int, size: int, port: int, pipe: int | None) -> dict[str, str]:
     """What torchrun would tell a process, and its end of the pipe."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {
-        "OMP_NUM_THREADS": str(max(1, cores // size)),
+        "OMP_NUM_THREADS": str(max(1, usable_cores() // size)),
         **os.environ,
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),

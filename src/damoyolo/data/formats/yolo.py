@@ -6,8 +6,9 @@ polygon, or key points where the data file has `kpt_shape`; all of them become b
 
 from __future__ import annotations
 
+import glob
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,25 @@ def _label_file(image: Path) -> Path:
         return beside
     parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
     return Path(*parts).with_suffix(".txt")
+
+
+def labels_without_image(images: Iterable[Path]) -> list[Path]:
+    """The text files with boxes, where the labels of these images are, that are of no image at all."""
+    labels = {_label_file(image) for image in images}
+    texts = {text for folder in {label.parent for label in labels} for text in folder.glob("*.txt")}
+    return [text for text in sorted(texts - labels) if not _has_image(text) and _boxes(text, (), 0, [])]
+
+
+def _has_image(label: Path) -> bool:
+    """Whether there is an image whose `_label_file` this is."""
+    places = [label]
+    parts = list(label.parts)
+    if "labels" in parts[:-1]:
+        parts[len(parts) - 1 - parts[::-1].index("labels")] = "images"
+        places.append(Path(*parts))
+    return any(
+        is_image(each) for place in places for each in place.parent.glob(f"{glob.escape(place.stem)}.*")
+    )
 
 
 def _read(where: Path, root: Path, file: Path | None, paths: Sequence[Path]) -> Annotated:
