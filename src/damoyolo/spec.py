@@ -258,6 +258,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date such as 2020-99-99, say
         raise UserError(f"{path}: is not valid {name} ({' '.join(str(error).split())})") from error
+    if value is None:
+        raise UserError(f"{path}: is empty; write its fields into it")
     if not isinstance(value, dict):
         raise UserError(f"{path}: holds a {type(value).__name__}, expected a mapping of fields")
     return value
@@ -327,7 +329,7 @@ def _as_by_default(model: type[BaseModel], place: tuple[int | str, ...]) -> str:
     return "" if usual is None else f"; take one such as {usual:g}"
 
 
-def _default_at(model: type[BaseModel], place: tuple[int | str, ...]) -> float | None:
+def _default_at(model: type[BaseModel], place: tuple[int | str, ...]) -> int | float | None:
     """The number that a field, or this part of it, has by default, if it is one."""
     whole, part = (place[:-1], place[-1]) if place and isinstance(place[-1], int) else (place, None)
     field = _model_at(model, whole[:-1]).model_fields.get(str(whole[-1])) if whole else None

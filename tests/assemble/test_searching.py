@@ -240,6 +240,13 @@ def test_a_search_that_never_began_is_not_gone_on_with(tmp_path: Path) -> None:
         search_backbone(SearchConfig(output=tmp_path / "none", candidates=10), resume=True)
 
 
+def test_going_on_where_nothing_began_begins_and_says_so(tmp_path: Path) -> None:
+    told: list[str] = []
+    settings = config(tmp_path / "none", image_size=96, max_layers=19, max_gflops=1.0, candidates=50)
+    assert search_backbone(settings, resume=True, say=told.append).found
+    assert told[0] == f"nothing to go on from in {tmp_path / 'none'}: the search begins"
+
+
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeDevice:
     """What every device is in these tests, with an empty cache of profiles."""

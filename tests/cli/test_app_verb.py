@@ -65,17 +65,19 @@ def test_mistakes_are_told_before_anything_is_served(
     missing = tmp_path / "missing.safetensors"
     assert error("--weights", str(missing)).startswith(f"{missing}: ")
     assert error("--weights", "Xl").startswith("'Xl' is neither a model size nor a weights file")
-    assert error("--weights", weights, "--host", "0.0.0.0").startswith("host: 0.0.0.0 can be reached")
-    assert error("--weights", weights, "--token", "short").startswith("token: has 5 letters")
+    assert error("--weights", weights, "--host", "0.0.0.0").startswith("--host: 0.0.0.0 can be reached")
+    assert error("--weights", weights, "--token", "short").startswith("--token: has 5 letters")
     assert "--port" in error("--weights", weights, "--port", "70000")
     assert "--max-upload-mb" in error("--weights", weights, "--max-upload-mb", "inf")
     assert "--max-waiting" in error("--weights", weights, "--max-waiting", "0")
-    assert error("--weights", weights, "--image-size", "100").startswith("image_size: 100 px is no multiple")
+    assert error("--weights", weights, "--image-size", "100").startswith(
+        "--image-size: 100 px is no multiple"
+    )
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        assert error("--weights", weights, "--port", port).startswith(f"port: {port} is in use")
+        assert error("--weights", weights, "--port", port).startswith(f"--port: {port} is in use")
 
 
 def test_without_the_extra_its_name_is_told(

@@ -60,7 +60,7 @@ def test_json_is_all_that_is_printed_and_page_and_copy_are_written(
     [
         (["nowhere"], "nowhere: does not exist"),
         (["DATA", "--no-pixels", "--fix", "OUT"], "--fix: needs to read the images"),
-        (["DATA", "--image-size", "100"], "image_size: 100 px is no multiple of 32"),
+        (["DATA", "--image-size", "100"], "--image-size: 100 px is no multiple of 32"),
         (["DATA", "--device", "gpu"], "device 'gpu' cannot be used"),
         (["DATA", "--fix", "DATA"], "is there already and not an empty folder"),
     ],

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from damoyolo.cli import VERBS, build_app, main
+from damoyolo.cli import VERBS, build_app, by_option, main
 from damoyolo.errors import RunError, UserError
 
 COMMAND = [sys.executable, "-c", "import sys; from damoyolo.cli import main; sys.exit(main())"]
@@ -122,6 +122,20 @@ def test_how_a_run_ended_is_told_by_the_code(
     verb_that(monkeypatch, error)
     assert main(["models"]) == code
     assert capsys.readouterr() == ("", shown)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "shown"),
+    [
+        (["models"], "image_size: is odd", "image_size: is odd"),
+        (["train", "x"], "image_size: is odd", "--image-size: is odd"),
+        (["train", "x"], "optim.lr: is odd", "--optim.lr: is odd"),
+        (["train", "x"], "weather: is odd", "weather: is odd"),
+        (["train", "output"], "output: does not exist", "output: does not exist"),
+    ],
+)
+def test_a_setting_is_called_by_its_option(arguments: list[str], message: str, shown: str) -> None:
+    assert by_option(message, arguments) == shown
 
 
 def test_what_there_is_to_list_comes_before_the_error(

@@ -234,7 +234,7 @@ def test_things_are_tracked_and_counted(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--count-line", "1,2,3"], "count_line: '1,2,3' is no list of points"),
+        (["--count-line", "1,2,3"], "--count-line: '1,2,3' is no list of points"),
         (["--track"], "--track: is for videos"),
         (["--count-line", "0,0,9,9"], "--count-line: is for videos"),
         (["--tile-overlap", "0.5"], "--tile-overlap: is of tiles; give --tile too"),
@@ -254,7 +254,7 @@ def test_a_line_outside_the_video_is_refused_before_anything_is_written(
     request = ["predict", str(clip), "--weights", str(weights), "--device", "cpu", "--output"]
     assert main([*request, str(tmp_path / "out"), "--count-line", "320,480,320,0"]) == 2
     assert capsys.readouterr().err == (
-        f"error: count_line: no part of 320,480,320,0 is inside {clip}, which has 96 x 64 pixels; give "
+        f"error: --count-line: no part of 320,480,320,0 is inside {clip}, which has 96 x 64 pixels; give "
         "points with x between 0 and 96 and y between 0 and 64, not all on the border\n"
     )
     assert not (tmp_path / "out").exists()

@@ -72,7 +72,7 @@ def test_the_result_is_json_on_request(tmp_path: Path, capsys: pytest.CaptureFix
         (["--space", "k1k"], "--space: 'k1k' is none of k1kx"),
         (["--max-gflop", "4"], "--max-gflop"),
         (["--max-gflops", "-4"], "--max-gflops: Input should be greater than 0"),
-        (["--max-gflops", "4"], "max_gflops: 4 cannot be reached"),
+        (["--max-gflops", "4"], "--max-gflops: 4 cannot be reached"),
         ([], "nothing limits the search"),
         (["--front", "watts"], "--front: "),
         (["--max-latency-ms", "1", "--latency-table", "nowhere.txt"], "nowhere.txt cannot be read"),

@@ -59,7 +59,8 @@ def test_the_command_leaves_a_folder_alone_that_is_not_empty(
     page = (folder / "index.html").read_bytes()
     assert main(["demo", "--output", str(folder)]) == 2
     assert (
-        f"error: output: {folder} exists and is not an empty folder; take another" in capsys.readouterr().err
+        f"error: --output: {folder} exists and is not an empty folder; take another"
+        in capsys.readouterr().err
     )
     assert (folder / "index.html").read_bytes() == page
 

@@ -139,7 +139,7 @@ def test_a_mistake_is_told_once(mistake: str, data: Path, tmp_path: Path) -> Non
     assert (code, out) == (2, "")
     (message,) = errors(err)
     assert err.splitlines()[-1] == message
-    assert message.startswith(f"error: {tmp_path}" if mistake == "data" else "error: teacher: ")
+    assert message.startswith(f"error: {tmp_path}" if mistake == "data" else "error: --teacher: ")
 
 
 def test_a_run_that_diverges_tells_it_once_and_each_process_its_images(data: Path, tmp_path: Path) -> None:

@@ -107,6 +107,7 @@ def test_overlay_changes_neither_of_its_arguments() -> None:
         ("by_size: {Ns: {epochs: 0}}", "by_size.Ns.epochs: Input should be greater than 0 (got '0')"),
         ("optim: {lr: fast}", "optim.lr: Input should be a valid number"),
         ("augment:", "augment: Input should be a valid dictionary"),
+        ("", "is empty; write its fields into it"),
         ("- epochs", "holds a list, expected a mapping of fields"),
         ("epochs: [", "is not valid YAML"),
     ],

@@ -86,7 +86,7 @@ def search_backbone(
     if config.image_size and config.image_sizes:
         raise UserError("image_sizes: --image-size is given, too; leave one of them out")
     if resume:
-        config = _as_begun(config)
+        config = _as_begun(config, say)
     check(config)
     if config.cluster:
         check_cluster(config.cluster, config.workers)
@@ -133,12 +133,13 @@ def _search(config: SearchConfig, resume: bool, say: Callable[[str], None]) -> S
     return _write(config, problem, found, front, state, rate, remark, stopped)
 
 
-def _as_begun(config: SearchConfig) -> SearchConfig:
+def _as_begun(config: SearchConfig, say: Callable[[str], None]) -> SearchConfig:
     """The settings of the search in the output folder, with those that were given laid over them."""
     path = config.output / CONFIG_FILE
     if not path.exists():
         if config.model_fields_set <= FREE_TO_CHANGE:
             raise UserError(f"output: {config.output} holds no search; start one without --resume")
+        say(f"nothing to go on from in {config.output}: the search begins")
         return config
     before = parse(SearchConfig, read_yaml(path), where=str(path))
     return parse(SearchConfig, {**before.model_dump(), **config.model_dump(exclude_unset=True)}, "settings")

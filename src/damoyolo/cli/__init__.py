@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         sys.stdout.flush()
     except UserError as error:
-        return _failed(str(error), 2, getattr(error, "__notes__", ()))
+        return _failed(by_option(str(error), given), 2, getattr(error, "__notes__", ()))
     except CycloptsError as error:
         return _failed(_explain(error), 2)
     except KeyboardInterrupt:
@@ -112,6 +112,16 @@ def _explain(error: CycloptsError) -> str:
     if in_list and "is none of" in reason and "did you mean" not in reason:
         reason += "; an argument such as DATA goes before the options"
     return f"--{option}: {reason}" if option else reason
+
+
+def by_option(message: str, given: Sequence[str]) -> str:
+    """`--image-size: ...` for a message about the setting `image_size`, as it is written here."""
+    setting, colon, rest = message.partition(": ")
+    option = f"--{setting.replace('_', '-')}"
+    if not (colon and given and given[0] in VERBS) or setting in given:  # a path may be called like a setting
+        return message
+    arguments = build_app()[given[0]].assemble_argument_collection()
+    return f"{option}: {rest}" if any(option in argument.names for argument in arguments) else message
 
 
 def _refuse_empty(arguments: Sequence[str]) -> None:

@@ -179,6 +179,7 @@ def _predict_video(
     as_json: bool,
 ) -> int:
     """How many frames could be read. Ctrl-C is how a camera or stream ends, but cuts a file short."""
+    from damoyolo.cli import by_option
     from damoyolo.errors import RunError, UserError, counted
     from damoyolo.prediction import Recording, VideoReader, predict_video
 
@@ -200,10 +201,11 @@ def _predict_video(
                 if as_json:
                     print(json.dumps(result.to_record()), flush=True)
     except UserError as error:  # a line outside this video; another one may be larger
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {by_option(str(error), ['predict'])}", file=sys.stderr)
         return 0
     except (KeyboardInterrupt, RunError) as error:
         ended = error
+        frames = _lines_in(lines)  # it may have come between a line and its count
     if not as_json:
         rate = frames / (time.perf_counter() - begin)
         kept = f"{place} and {lines}" if draw else lines
@@ -213,6 +215,14 @@ def _predict_video(
     if isinstance(ended, RunError) or (ended and not reader.live):
         raise ended
     return frames
+
+
+def _lines_in(path: Path) -> int:
+    """How many lines a file has that may not have been begun."""
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
 
 
 @contextmanager
