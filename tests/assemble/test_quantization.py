@@ -226,14 +226,17 @@ def test_a_layer_that_eight_bits_cannot_hold_is_found_and_left_in_float(data: Pa
     assert told.partial is not None
     assert told.whole.ap < told.fp32.ap - 0.4 <= told.partial.ap
     stretched = ("backbone.stages.0.0", "backbone.stages.1.0")  # what writes the channel, what reads it
-    assert told.in_float == stretched
+    assert set(stretched) <= set(told.in_float)
+    assert len(told.in_float) <= 3
     assert evaluate_runtime(open_runtime(result.file), data).ap == pytest.approx(told.partial.ap, abs=1e-9)
     alone = [step.split()[0] for step in steps if "alone in INT8 moves scores and boxes by" in step]
     assert len(alone) == len(set(alone)) > 10
     assert steps[0].startswith("float: AP ")
     assert steps[1] == f"ranges measured on {TRAIN} images"
     assert steps[2].startswith("all in INT8: AP ")
-    assert steps[-1].startswith(f"all but 2 of {len(alone)} parts in INT8: AP {told.partial.ap:.4f} (")
+    assert steps[-1].startswith(
+        f"all but {len(told.in_float)} of {len(alone)} parts in INT8: AP {told.partial.ap:.4f} ("
+    )
 
 
 @pytest.mark.slow

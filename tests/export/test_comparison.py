@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from damoyolo.detections import Detections
-from damoyolo.export.card import Precision
+from damoyolo.export.card import ExportCard, Head, Precision
 from damoyolo.export.comparison import (
     TOLERANCES,
     Comparison,
@@ -18,6 +18,7 @@ from damoyolo.export.comparison import (
     compare,
     compare_detections,
     compare_raw,
+    tolerance_of,
 )
 
 SCORES = np.array([[0.9, 0.0], [0.1, 0.0]], np.float32)
@@ -41,6 +42,18 @@ def test_a_tolerance_counts_scores_boxes_lonely_detections_and_the_change() -> N
     assert Comparison(compared=9, score=1.0, box_px=99.0, only_file=5, change=0.1).passes(TOLERANCES["int8"])
     assert not Comparison(compared=9, change=0.2).passes(TOLERANCES["int8"])
     assert not Comparison(compared=9, change=float("nan")).passes(TOLERANCES["int8"])
+
+
+@pytest.mark.parametrize(
+    ("head", "precision", "passes"),
+    [("raw", "fp32", True), ("raw", "fp16", False), ("nms", "fp32", False), ("topk", "fp32", False)],
+)
+def test_near_ties_in_suppression_outside_a_file_are_not_its_fault(
+    head: Head, precision: Precision, passes: bool
+) -> None:
+    card = ExportCard(class_names=("a",), image_size=(64, 64), head=head, precision=precision)
+    assert Comparison(compared=9, agree=7, only_model=3, only_file=3).passes(tolerance_of(card)) == passes
+    assert not Comparison(compared=9, score=0.1).passes(tolerance_of(card))
 
 
 @pytest.mark.parametrize("precision", TOLERANCES)

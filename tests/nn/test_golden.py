@@ -3,11 +3,11 @@
 Every `golden-<size>.npz` in the golden folder is run, so a size needs nothing but its file.
 
 On the processor that made the numbers scores are equal to the bit. Elsewhere the convolution kernels round
-differently (every early stage is still equal to the bit here), which the tolerances below allow for and no
-more: 2.1e-5 in a logit, 3.3e-6 in a score and 3e-6 of a box's coordinate were seen. Nm, of which there is no
-file to look at, amplifies rounding most: from one kernel to another of one machine (one or two threads,
-oneDNN or not) it moves by up to 4.8e-5, 7.3e-6 and 7.2e-4 px. Training amplifies rounding, too, so it is
-compared with the same two threads.
+differently, which the tolerances below allow for and not much more: with AVX-512, AVX2 and SSE kernels up to
+2.7e-5 in a logit, 5.1e-6 in a score and 2.9e-4 px of a box were seen; the numbers are as far from what float64
+gives. Nm, of which there is no file to look at, amplifies rounding most: from one kernel to another of one
+machine (one or two threads, oneDNN or not) it moves by up to 4.8e-5, 7.3e-6 and 7.2e-4 px. Training amplifies
+it more: a layer's gradient moves by up to 2 %, half of S's layers by .1 %.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Tolerance(NamedTuple):
     box_px: float
 
 
-TOLERANCES = dict.fromkeys(SIZES, Tolerance(2.5e-5, 5e-6, 1.4e-4)) | {"Nm": Tolerance(5e-5, 1e-5, 1e-3)}
+TOLERANCES = dict.fromkeys(SIZES, Tolerance(3.5e-5, 7e-6, 4e-4)) | {"Nm": Tolerance(5e-5, 1e-5, 1e-3)}
 
 FUSIONS = {
     "merge_3": "fuse_t5",
@@ -198,7 +198,9 @@ def test_training_step(size):
     gradients = {names[key]: parameter.grad for key, parameter in detector.named_parameters()}
     buffers = {names[key]: buffer for key, buffer in detector.named_buffers() if key in names}
     assert sorted(gradients) == sorted(numbers["train/grad_keys"].tolist())
-    norms = [gradients[str(key)].double().norm() for key in numbers["train/grad_keys"]]
-    close(torch.stack(norms), numbers["train/grad_l2"], atol=5e-6, rtol=1e-3)
+    norms = torch.stack([gradients[str(key)].double().norm() for key in numbers["train/grad_keys"]])
+    close(norms, numbers["train/grad_l2"], atol=5e-6, rtol=3e-2)
+    ratios = norms.numpy() / numbers["train/grad_l2"].clip(min=1e-6)
+    assert np.median(np.abs(ratios - 1)) < 3e-3
     norms = [buffers[str(key)].double().norm() for key in numbers["train/buf_keys"]]
     close(torch.stack(norms), numbers["train/buf_l2"], atol=1e-6, rtol=1e-5)

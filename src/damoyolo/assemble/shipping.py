@@ -20,7 +20,7 @@ from damoyolo.errors import RunError, UserError
 from damoyolo.evaluation import coco
 from damoyolo.export.bench import time_calls
 from damoyolo.export.card import ColourOrder, ExportCard, Head, Precision
-from damoyolo.export.comparison import TOLERANCES, Comparison, Results, compare, joined
+from damoyolo.export.comparison import Comparison, Results, compare, joined, tolerance_of
 from damoyolo.export.formats import (
     Format,
     Target,
@@ -194,7 +194,7 @@ def _prove(
 
     Of one that does not run here, the proof has only what the model computes.
     """
-    tolerance = TOLERANCES[card.precision]
+    tolerance = tolerance_of(card)
     kept, comparison, passed, diverges_at = expected, None, None, None
     if runtime:
         found = [results_of(runtime, trial) for trial in trials]
@@ -248,7 +248,7 @@ def verify(
     if card.precision == "int8":
         again = _as_proved(file, runtime).model_copy(update={"beside_model": comparison, "ap": ap})
         return again.model_copy(update={"passed": again.passed and again.keeps_ap()})
-    tolerance = TOLERANCES[card.precision]
+    tolerance = tolerance_of(card)
     passed = comparison.passes(tolerance)
     proof = _proof_of(file, card) if proof_path(file).exists() else None
     same_bytes = has_bytes_of(proof, file) if proof else None
@@ -301,7 +301,7 @@ def _as_proved(file: Path, runtime: Runtime) -> Verification:
     proof, trials = _proof_of(file, card), trials_of(card)
     if _sha256_of_probes(card) != proof.images_sha256 or len(proof.expected) != PROBES * len(trials):
         raise UserError(f"{path}: has no numbers for the images that are drawn here; export the model again")
-    tolerance = TOLERANCES[card.precision]
+    tolerance = tolerance_of(card)
     comparison = compare_expected(proof.expected, runtime, trials)
     _check_compared(file, comparison)
     same_bytes = has_bytes_of(proof, file)

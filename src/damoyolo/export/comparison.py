@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from damoyolo.detections import PICTURE_SCORE, Detections
-from damoyolo.export.card import Precision
+from damoyolo.export.card import ExportCard, Precision
 from damoyolo.spec import Frozen
 
 Raw = tuple[Float32[np.ndarray, "_ _"], Float32[np.ndarray, "_ 4"]]
@@ -50,6 +50,18 @@ Its numbers differ wherever another kernel rounds another way and that turns an 
 place of integer ones, or another engine, those of two trained models moved by 2 to 11 %; with the weights of
 one convolution half as large again, by 22 to 45 %.
 """
+
+
+def tolerance_of(card: ExportCard) -> Tolerance:
+    """Of a file with that card.
+
+    Where it gives the float32 numbers of all points, they alone are judged: suppression is done outside, and of
+    two candidates of nearly equal score the better one changes with the last bit.
+    """
+    tolerance = TOLERANCES[card.precision]
+    if card.head == "raw" and card.precision == "fp32":
+        return tolerance.model_copy(update={"alone": None})
+    return tolerance
 
 
 class Comparison(Frozen):
