@@ -1,6 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m
+# What computes with arrays; when it is tested, the shapes in annotations are executed.
+ARRAYS := boxes data evaluation losses nn prediction
 
 .PHONY: demo test check docs format clean
 
@@ -9,8 +11,8 @@ demo: .venv/ready
 	$(BIN)/damoyolo demo --output runs/demo
 
 test: .venv/ready
-	$(RUN) pytest -q -n 2 --dist worksteal -m "not slow" --jaxtyping-packages=damoyolo,beartype.beartype
-	$(RUN) pytest -q -n 2 --dist loadfile -m slow
+	$(RUN) pytest -q -n 2 --dist worksteal $(ARRAYS:%=tests/%) --jaxtyping-packages=damoyolo,beartype.beartype
+	$(RUN) pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARRAYS:%=--ignore=tests/%)
 
 check: .venv/ready
 	$(RUN) ruff format --check src tests benchmarks examples docs

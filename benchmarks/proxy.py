@@ -19,8 +19,7 @@ import json
 import math
 import os
 import random
-import subprocess
-import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -157,12 +156,10 @@ def train(row, args, seed):
     run = spec.with_suffix("").with_name(f"{spec.stem}-seed{seed}")
     result = run.with_suffix(".json")
     if not result.exists():
-        command = [sys.executable, "-m", "damoyolo", "train", str(args.data), "--model", str(spec)]
-        command += ["--image-size", str(args.train_size), "--epochs", str(args.epochs), "--seed", str(seed)]
-        command += ["--precision", args.precision, "--output", str(run)]
-        with run.with_suffix(".log").open("a") as log:
-            resume = ["--resume"] if (run / "state.pt").exists() else []
-            subprocess.run([*command, *resume], stdout=log, stderr=log, check=True)
+        settings = {"model": str(spec), "data": args.data, "image_size": args.train_size, "seed": seed}
+        settings |= {"epochs": args.epochs, "precision": args.precision, "output": run, "report": False}
+        with run.with_suffix(".log").open("a") as log, redirect_stdout(log), redirect_stderr(log):
+            dy.train(dy.resolve(None, settings), resume=(run / "state.pt").exists())
         model = dy.load(str(run / "last.safetensors"))
         aps = [dy.evaluate(model, str(args.data), split=split).ap for split in ("val", "test")]
         result.write_text(json.dumps(aps))

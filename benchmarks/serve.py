@@ -71,6 +71,8 @@ async def rude(address, body, until, kind):
             writer.write(head + body[: len(body) if kind == "leaves" else len(body) // 2])
             await writer.drain()
             for _ in range(10 if kind == "trickles" else 0):
+                if time.perf_counter() > until:
+                    break
                 await asyncio.sleep(1)
                 writer.write(b"x")
                 await writer.drain()

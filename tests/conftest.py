@@ -24,6 +24,11 @@ settings.load_profile("unhurried")
 torch.set_num_threads(1)  # the fast tests run in parallel processes
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first: at the end, quick ones keep all workers busy."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def golden(name: str) -> Path:
     """A golden file: that of the golden folder or, where it has none, the one that the project ships."""
     path = GOLDEN / name

@@ -3,11 +3,11 @@
 Every `golden-<size>.npz` in the golden folder is run, so a size needs nothing but its file.
 
 On the processor that made the numbers scores are equal to the bit. Elsewhere the convolution kernels round
-differently, which the tolerances below allow for and not much more: with AVX-512, AVX2 and SSE kernels up to
-2.7e-5 in a logit, 5.1e-6 in a score and 2.9e-4 px of a box were seen; the numbers are as far from what float64
-gives. Nm, of which there is no file to look at, amplifies rounding most: from one kernel to another of one
-machine (one or two threads, oneDNN or not) it moves by up to 4.8e-5, 7.3e-6 and 7.2e-4 px. Training amplifies
-it more: a layer's gradient moves by up to 2 %, half of S's layers by .1 %.
+differently, which the tolerances below allow for and not much more: with AVX-512, AVX2 and SSE kernels up
+to 2.7e-5 in a logit, 5.1e-6 in a score and 2.9e-4 px of a box were seen; the numbers are as far from what
+float64 gives. Nm, of which there is no file to look at, amplifies rounding most: from one kernel to another
+of one machine (one or two threads, oneDNN or not) it moves by up to 4.8e-5, 7.3e-6 and 7.2e-4 px. Training
+amplifies it more: a layer's gradient moves by up to 2 %, half of S's layers by .1 %.
 """
 
 from __future__ import annotations

@@ -55,8 +55,8 @@ one convolution half as large again, by 22 to 45 %.
 def tolerance_of(card: ExportCard) -> Tolerance:
     """Of a file with that card.
 
-    Where it gives the float32 numbers of all points, they alone are judged: suppression is done outside, and of
-    two candidates of nearly equal score the better one changes with the last bit.
+    Where it gives the float32 numbers of all points, they alone are judged: suppression is done outside, and
+    of two candidates of nearly equal score the better one changes with the last bit.
     """
     tolerance = TOLERANCES[card.precision]
     if card.head == "raw" and card.precision == "fp32":
