@@ -63,6 +63,16 @@ def test_sound_annotations_are_not_complained_of() -> None:
     assert found(splits) == {}
 
 
+def test_all_is_listed_and_people_are_shown_the_first_few() -> None:
+    empty = found({"train": entries(*ENOUGH, *[[0.0, 0, 0, 9]] * 8)})[
+        "boxes that are empty or wholly outside their image"
+    ]
+    assert (empty.count, len(empty.examples), len(empty.shown)) == (8, 8, 6)
+    assert empty.shown[-1] == "and 3 more"
+    few = found({"train": entries(*ENOUGH, *[[0.0, 0, 0, 9]] * 5)})
+    assert len(few["boxes that are empty or wholly outside their image"].shown) == 5
+
+
 def test_labels_and_images_that_have_lost_each_other_are_named(tmp_path: Path) -> None:
     write_shapes(tmp_path / "drawn", train=4, val=2, image_size=64)
     convert_data(tmp_path / "drawn", tmp_path / "yolo", "yolo")

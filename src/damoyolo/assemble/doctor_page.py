@@ -110,9 +110,7 @@ def _number(level: str, count: int) -> str:
 
 
 def _finding(finding: Finding, shown: Sequence[Picture]) -> str:
-    examples = "".join(f"<li>{escape(text)}</li>" for text in finding.examples)
-    if finding.more:
-        examples += f"<li>and {finding.more} more</li>"
+    examples = "".join(f"<li>{escape(text)}</li>" for text in finding.shown)
     figures = "".join(show_figure(picture, alone=False) for picture in shown)
     return (
         f'<h3><b class="{finding.level}">{finding.level}</b>{escape(finding.title)}: {finding.count}</h3>'

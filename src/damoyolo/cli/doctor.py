@@ -101,10 +101,8 @@ def _show(diagnosis: Diagnosis) -> None:
         console.print(
             Text(finding.level, COLOURS[finding.level]) + Text(f"  {finding.title}: {finding.count}", "bold")
         )
-        for example in finding.examples:
+        for example in finding.shown:
             console.print(Text(f"  {example}"))
-        if finding.more:
-            console.print(Text(f"  and {finding.more} more"))
         console.print(Text(f"  -> {finding.remedy}", "cyan"))
     console.print()
     for advice in diagnosis.advice:

@@ -14,14 +14,15 @@ Example = tuple[str, tuple[Path, ...]]
 Xyxy = tuple[float, float, float, float]
 """A box in pixels of its image, as annotated: it may reach out of it, or be empty."""
 SHOWN = 5
-"""Examples of a finding that are told."""
+"""Examples of a finding that people are told."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One kind of thing that was found `count` times, with a sentence each for the first few.
+    """One kind of thing that was found `count` times, with a sentence each, or one for all.
 
-    `images` are those of the examples, to be looked at; `faulty` are the boxes in them that are meant.
+    `images` are those of the first few examples, to be looked at; `faulty` are the boxes in them that are
+    meant.
     """
 
     level: Level
@@ -33,9 +34,10 @@ class Finding:
     faulty: tuple[tuple[Path, Xyxy], ...] = field(default=(), compare=False)
 
     @property
-    def more(self) -> int:
-        """How many are like the examples and not told; 0 where the one example speaks for all."""
-        return self.count - len(self.examples) if len(self.examples) > 1 else 0
+    def shown(self) -> tuple[str, ...]:
+        """The first few examples, and how many there are beside them."""
+        more = len(self.examples) - SHOWN
+        return (*self.examples[:SHOWN], *([f"and {more} more"] if more > 0 else []))
 
 
 def finding(
@@ -48,7 +50,6 @@ def finding(
     """None where there is nothing."""
     if not examples:
         return None
-    shown = examples[:SHOWN]
-    images = tuple(dict.fromkeys(path for _, paths in shown for path in paths))
+    images = tuple(dict.fromkeys(path for _, paths in examples[:SHOWN] for path in paths))
     meant = tuple((path, box) for path in images for box in (faulty or {}).get(path, ()))
-    return Finding(level, title, len(examples), tuple(text for text, _ in shown), remedy, images, meant)
+    return Finding(level, title, len(examples), tuple(text for text, _ in examples), remedy, images, meant)
