@@ -6,11 +6,13 @@ import importlib
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import damoyolo as dy
 from damoyolo.cli import VERBS, build_app
+from damoyolo.zoo.weights import save_weights
 
 MOST_NAMES = 16
 TORCHLESS = (
@@ -52,6 +54,19 @@ def test_the_types_of_a_deployment_come_without_torch() -> None:
     code = "import sys, damoyolo as dy; dy.ModelSpec, dy.TrainConfig, dy.Detections, dy.UserError"
     code += "; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("size", ["Ns", "T"])
+def test_detecting_starts_without_pytorch_s_compiler(size: str, tmp_path: Path) -> None:
+    """To import it takes as long as PyTorch."""
+    save_weights(dy.build(size), tmp_path / "x.safetensors")
+    code = f"""
+import sys, numpy, damoyolo as dy
+model = dy.load({str(tmp_path / "x.safetensors")!r})
+dy.predict(model, numpy.zeros((64, 64, 3), numpy.uint8), score=0.0)
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=90, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from damoyolo.boxes.decode import decode_boxes
+from damoyolo.boxes.nms import nms_by_class
 from damoyolo.boxes.types import Predictions
 from damoyolo.detections import MAX_DETECTIONS
 
@@ -67,14 +66,8 @@ def select_boxes(
     points, labels = points[order], labels[order]
     candidates = Selected(boxes[points], scores[points, labels], labels)
     for count in (FIRST_LOOK, top_k):
-        kept = _suppress(candidates, nms_iou, count)[:max_detections]
+        first = candidates.boxes[:count], candidates.scores[:count], candidates.labels[:count]
+        kept = nms_by_class(*first, nms_iou)[:max_detections]
         if len(kept) == max_detections or count >= len(order):
             break
     return Selected(candidates.boxes[kept], candidates.scores[kept], candidates.labels[kept])
-
-
-def _suppress(candidates: Selected, nms_iou: float, count: int) -> Int64[Tensor, " kept"]:
-    """Indices, ascending, of those of the first `count` candidates that survive."""
-    boxes, scores, labels = candidates.boxes[:count], candidates.scores[:count], candidates.labels[:count]
-    kept: Tensor = batched_nms(boxes, scores, labels, nms_iou)
-    return torch.sort(kept).values

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from onnx.defs import OpSchema
 from onnxscript import opset18, values
 from torch import Tensor
-from torchvision.ops import nms
 
+from damoyolo.boxes.nms import nms
 from damoyolo.export.sessions import PLUGIN
 
 
