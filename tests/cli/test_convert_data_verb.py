@@ -26,7 +26,7 @@ def test_there_and_back_again(data: Path, tmp_path: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["DATA", "OUT"], "parameter --to requires an argument"),
+        (["DATA", "OUT"], "--to: is missing; `damoyolo convert-data --help` tells of it"),
         (["DATA", "OUT", "--to", "voc"], "Invalid value"),
         (["nowhere", "OUT", "--to", "coco"], "nowhere: does not exist"),
         (["DATA", "DATA", "--to", "coco"], "is there already and not an empty folder"),

@@ -75,12 +75,22 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         (["modles"], 'Unknown command "modles". Did you mean "models"?'),
         (["models", "--jsn"], "Did you mean --json?"),
         (["predict", "x.jpg", "--weights", "S", "--scor", "0.5"], "Did you mean --score?"),
-        (["predict", "x.jpg", "--weight", "S"], "Did you mean --weights"),
+        (["predict", "x.jpg", "--weight", "S"], "is missing; did you mean --weights instead of --weight?"),
         (["predict", "x.jpg", "--weights", "S", "--score", "1.5"], 'Invalid value "1.5" for --score'),
         (["predict", "x.jpg", "--weights", "S", "--iou", "2"], 'Invalid value "2.0" for --iou'),
         (["predict", "x.jpg", "--weights", "S", "--nms-iou", "2"], 'Invalid value "2.0" for --nms-iou'),
         (["predict", "x.jpg", "--weights", "S", "--score", "high"], 'unable to convert "high"'),
-        (["predict", "x.jpg"], "--weights requires an argument"),
+        (["predict", "x.jpg"], "error: --weights: is missing; `damoyolo predict --help` tells of it"),
+        (["predict", "x.jpg", "--weights"], "error: --weights: has no value; give one"),
+        (
+            ["predict", "x.avi", "--count-line", "-2,1,9,9"],
+            "as --count-line=VALUE if it begins",
+        ),
+        (
+            ["train", "x", "--teacher", "a", "--teacher", "b"],
+            "--teacher: is there more than once",
+        ),
+        (["doctor"], "error: DATA: is missing; `damoyolo doctor --help` tells of it"),
         (
             ["predict", "x.jpg", "y.jpg", "--weights", "S"],
             "unexpected argument: y.jpg; an option begins with",
@@ -131,7 +141,9 @@ def test_how_a_run_ended_is_told_by_the_code(
         (["train", "x"], "image_size: is odd", "--image-size: is odd"),
         (["train", "x"], "optim.lr: is odd", "--optim.lr: is odd"),
         (["train", "x"], "weather: is odd", "weather: is odd"),
-        (["train", "output"], "output: does not exist", "output: does not exist"),
+        (["doctor", "html/"], "html: does not exist", "html: does not exist"),
+        (["doctor", "--html=./html"], "html: is a folder", "html: is a folder"),
+        (["train"], "data: nothing to train on", "data: nothing to train on"),
     ],
 )
 def test_a_setting_is_called_by_its_option(arguments: list[str], message: str, shown: str) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,36 @@ def test_images_that_a_coco_file_does_not_list_are_named(tmp_path: Path) -> None
     splits = {split: read_entries(tmp_path, split) for split in ("train", "val")}
     assert check_files(splits) == []
     (alone,) = check_files({"train": splits["train"]})
-    assert (alone.level, alone.title, alone.count) == ("note", "images that no annotation names", 2)
+    assert (alone.level, alone.title, alone.count) == ("note", "images that no split names", 2)
     assert [path.name for path in alone.images] == ["val_0000.jpg", "val_0001.jpg"]
+
+
+@pytest.mark.parametrize("kind", ["coco", "yolo"])
+def test_a_bad_image_is_not_said_to_be_named_by_nobody(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shapes(tmp_path / "drawn", train=4, val=2, image_size=64)
+    convert_data(tmp_path / "drawn", tmp_path / "data", kind)
+    monkeypatch.chdir(tmp_path)  # messages tell paths as they were given
+    if kind == "coco":
+        content = json.loads(Path("data/train.json").read_text())
+        content["images"][0]["width"] = 0
+        Path("data/train.json").write_text(json.dumps(content))
+    else:
+        next(Path("data/images/train").iterdir()).write_bytes(b"no image")
+    splits = {split: read_entries(Path("data"), split) for split in ("train", "val")}
+    assert splits["train"].faults
+    assert check_files(splits) == []
+
+
+def test_a_folder_may_be_spelt_in_two_ways(tmp_path: Path) -> None:
+    write_shapes(tmp_path / "data", train=4, val=2, image_size=64)
+    content = json.loads((tmp_path / "data" / "val.json").read_text())
+    for image in content["images"]:
+        image["file_name"] = f"../../data/images/{image['file_name']}"
+    (tmp_path / "data" / "val.json").write_text(json.dumps(content))
+    (tmp_path / "data" / "images" / "folder.png").mkdir()
+    assert check_files({split: read_entries(tmp_path / "data", split) for split in ("train", "val")}) == []
 
 
 def test_empty_boxes_are_errors_and_crossing_ones_are_warnings_beyond_a_pixel() -> None:

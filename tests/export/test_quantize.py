@@ -176,6 +176,15 @@ def test_each_output_channel_has_a_scale_of_its_own(
         assert scale.shape == weights.shape[:1]
 
 
+@pytest.mark.parametrize(("style", "most"), [("onnxruntime", 64), ("openvino", 64), ("tensorrt", 127)])
+def test_two_products_of_bytes_stay_within_16_bits_but_for_tensorrt(
+    style: Style, most: int, raw: onnx.ModelProto, ranges: Ranges
+) -> None:
+    known = values(quantize(raw, ranges, style))
+    weights = [each for each in known.values() if each.dtype == np.int8 and each.ndim == 4]
+    assert max(int(np.abs(each.astype(int)).max()) for each in weights) == most
+
+
 def test_ranges_of_the_raw_head_serve_suppression_and_other_batches(ranges: Ranges) -> None:
     model = quantize(
         graph(head="nms", batch=2, score_threshold=0.6, nms_iou=0.4, max_detections=60), ranges, "onnxruntime"

@@ -85,9 +85,12 @@ def search_backbone(
     """
     if config.image_size and config.image_sizes:
         raise UserError("image_sizes: --image-size is given, too; leave one of them out")
+    goes_on = resume and (config.output / CONFIG_FILE).exists()
     if resume:
-        config = _as_begun(config, say)
+        config = _as_begun(config)
     check(config)
+    if resume and not goes_on:
+        say(f"nothing to go on from in {config.output}: the search begins")
     if config.cluster:
         check_cluster(config.cluster, config.workers)
     with locked(config.output):
@@ -133,13 +136,12 @@ def _search(config: SearchConfig, resume: bool, say: Callable[[str], None]) -> S
     return _write(config, problem, found, front, state, rate, remark, stopped)
 
 
-def _as_begun(config: SearchConfig, say: Callable[[str], None]) -> SearchConfig:
+def _as_begun(config: SearchConfig) -> SearchConfig:
     """The settings of the search in the output folder, with those that were given laid over them."""
     path = config.output / CONFIG_FILE
     if not path.exists():
         if config.model_fields_set <= FREE_TO_CHANGE:
             raise UserError(f"output: {config.output} holds no search; start one without --resume")
-        say(f"nothing to go on from in {config.output}: the search begins")
         return config
     before = parse(SearchConfig, read_yaml(path), where=str(path))
     return parse(SearchConfig, {**before.model_dump(), **config.model_dump(exclude_unset=True)}, "settings")

@@ -87,7 +87,7 @@ def check_folder(config: TrainConfig, resume: bool) -> TrainConfig:
         if value != before[name] and name not in FREE_TO_CHANGE:
             raise UserError(
                 f"{name}: is {str(value)!r} now but was {str(before[name])!r} when the run in "
-                f"{config.output} began; a resumed run keeps its settings"
+                f"{config.output} began; leave it out, as a resumed run keeps its settings"
             )
     return config
 

@@ -13,7 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cyclopts import App, CycloptsError, UnusedCliTokensError
+from cyclopts import App, CycloptsError, MissingArgumentError, UnusedCliTokensError
+from cyclopts.exceptions import ConsumeMultipleError, RepeatArgumentError
 
 from damoyolo.errors import RunError, UserError
 
@@ -96,6 +97,16 @@ def _explain(error: CycloptsError) -> str:
     if isinstance(error, UnusedCliTokensError):
         extra = " ".join((error.unused_tokens or [])[:3])
         return f"unexpected argument: {extra}; an option begins with --, and a pattern must be in quotes"
+    if isinstance(error, RepeatArgumentError):
+        return f"{error.token.keyword}: is there more than once; give it once"
+    name = error.argument.name if error.argument else ""
+    if isinstance(error, MissingArgumentError) and not isinstance(error, ConsumeMultipleError):
+        if error.keyword:
+            return f"{name}: has no value; give one, as {name}=VALUE if it begins with a hyphen"
+        guess = str(error).partition("Did you mean ")[2]
+        verb = " ".join(error.command_chain or ())
+        remedy = f"did you mean {guess}" if guess else f"`damoyolo {verb} --help` tells of it"
+        return f"{name}: is missing; {remedy}"
     from pydantic import ValidationError
 
     from damoyolo import config
@@ -118,10 +129,13 @@ def by_option(message: str, given: Sequence[str]) -> str:
     """`--image-size: ...` for a message about the setting `image_size`, as it is written here."""
     setting, colon, rest = message.partition(": ")
     option = f"--{setting.replace('_', '-')}"
-    if not (colon and given and given[0] in VERBS) or setting in given:  # a path may be called like a setting
+    values = [word.rpartition("=")[2] for word in given]
+    if not (colon and given and given[0] in VERBS) or Path(setting) in map(Path, values):  # it is a path
         return message
-    arguments = build_app()[given[0]].assemble_argument_collection()
-    return f"{option}: {rest}" if any(option in argument.names for argument in arguments) else message
+    for argument in build_app()[given[0]].assemble_argument_collection():
+        if option in argument.names and argument.parse:
+            return f"{option}: {rest}"
+    return message
 
 
 def _refuse_empty(arguments: Sequence[str]) -> None:

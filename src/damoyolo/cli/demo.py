@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 
@@ -19,4 +20,8 @@ def demo(*, output: Path = Path("runs/demo"), seed: int = 0, epochs: int | None 
     """
     from damoyolo import assemble
 
-    assemble.demo(output, seed, {} if epochs is None else {"epochs": epochs})
+    try:
+        assemble.demo(output, seed, {} if epochs is None else {"epochs": epochs})
+    except KeyboardInterrupt:
+        print("stopped; it begins anew in another --output, or when the folder is gone", file=sys.stderr)
+        raise

@@ -205,7 +205,7 @@ def _predict_video(
         return 0
     except (KeyboardInterrupt, RunError) as error:
         ended = error
-        frames = _lines_in(lines)  # it may have come between a line and its count
+        frames = recording.frames
     if not as_json:
         rate = frames / (time.perf_counter() - begin)
         kept = f"{place} and {lines}" if draw else lines
@@ -215,14 +215,6 @@ def _predict_video(
     if isinstance(ended, RunError) or (ended and not reader.live):
         raise ended
     return frames
-
-
-def _lines_in(path: Path) -> int:
-    """How many lines a file has that may not have been begun."""
-    if not path.exists():
-        return 0
-    with path.open("rb") as file:
-        return sum(1 for _ in file)
 
 
 @contextmanager

@@ -22,10 +22,10 @@ Style = Literal["onnxruntime", "openvino", "tensorrt"]
 """Where Q/DQ nodes go, and what they make, by the engine that likes it so.
 
 onnxruntime: uint8 with a zero point around every operator, because it computes in integers only what has
-integers on all sides. Weights have 7 bits: its kernels for processors without VNNI add two products in 16
-bits, which those of 8 bits overflow. openvino and tensorrt: on what convolutions read; they find the rest
-themselves. The zero point is 0, which TensorRT requires and OpenVINO needs to be fast; OpenVINO, not
-TensorRT, takes uint8 where nothing is negative.
+integers on all sides. openvino and tensorrt: on what convolutions read; they find the rest themselves. The
+zero point is 0, which TensorRT requires and OpenVINO needs to be fast; OpenVINO, not TensorRT, takes uint8
+where nothing is negative. Weights have 7 bits but for TensorRT: the other two have kernels for processors
+without VNNI that add two products in 16 bits, which those of 8 bits overflow.
 """
 
 Ranges = Any
@@ -67,7 +67,7 @@ def quantize(
     quantizer = QDQQuantizer(
         inferred,
         per_channel=True,
-        reduce_range=style == "onnxruntime",
+        reduce_range=style != "tensorrt",
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QUInt8 if style == "onnxruntime" else QuantType.QInt8,
         tensors_range=ranges,

@@ -65,6 +65,14 @@ class Recording:
         with contextlib.suppress(FileNotFoundError):
             self._part.replace(self.video)
 
+    @property
+    def frames(self) -> int:
+        """How many lines there are; by the file, as a signal may come between a line and its count."""
+        if self._file is None:
+            return 0
+        with self.lines.open("rb") as file:
+            return sum(1 for _ in file)
+
     def add(self, record: dict[str, Any], picture: UInt8[ndarray, "h w 3"] | None, time_s: float) -> None:
         """A frame: its line and, where a video is wanted, its RGB picture.
 

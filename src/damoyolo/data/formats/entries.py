@@ -28,7 +28,8 @@ class Annotated:
 
     `where` is what messages call them; `content` has the lists `images`, `annotations` and `categories`;
     image files are in `folder`; `faults` are the bad items that were found on the way, `marred` the ids of
-    images that lost boxes by them; `is_file` tells that `where` is a COCO file with the same content.
+    images that lost boxes by them, `unread` the image files that could not be read; `is_file` tells that
+    `where` is a COCO file with the same content.
     """
 
     where: Path
@@ -36,7 +37,16 @@ class Annotated:
     folder: Path
     faults: tuple[str, ...] = ()
     marred: frozenset[int] = frozenset()
+    unread: tuple[Path, ...] = ()
     is_file: bool = False
+
+    def named_images(self) -> list[Path]:
+        """The image files that are meant, good or bad."""
+        names = [each.get("file_name") for each in self.content["images"] if isinstance(each, dict)]
+        return [
+            *(self.folder / name for name in names if isinstance(name, str) and "\0" not in name),
+            *self.unread,
+        ]
 
 
 class Box(NamedTuple):

@@ -72,11 +72,13 @@ def _read(root: Path, files: Sequence[Path]) -> Annotated:
         (file, _image(file, tree), tree) for file, tree in zip(files, trees, strict=True) if tree is not None
     ]
     marred: set[int] = set()
+    unread: list[Path] = []
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, ((file, path, tree), size) in enumerate(zip(items, _sizes(items), strict=True), start=1):
         if isinstance(size, UserError):
             faults.append(str(size))
+            unread.append(path)
             continue
         images.append({"id": number, "file_name": str(path.absolute()), "width": size[1], "height": size[0]})
         for place, item in enumerate(_objects(tree)):
@@ -91,7 +93,7 @@ def _read(root: Path, files: Sequence[Path]) -> Annotated:
             )
     categories = [{"id": number, "name": name} for name, number in ids.items()]
     lists = {"images": images, "annotations": annotations, "categories": categories}
-    return Annotated(root, lists, root, tuple(faults), frozenset(marred))
+    return Annotated(root, lists, root, tuple(faults), frozenset(marred), unread=tuple(unread))
 
 
 def _parse(file: Path, faults: list[str]) -> Element | None:

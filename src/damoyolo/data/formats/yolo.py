@@ -6,7 +6,6 @@ polygon, or key points where the data file has `kpt_shape`; all of them become b
 
 from __future__ import annotations
 
-import glob
 import math
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -152,20 +151,20 @@ def _label_file(image: Path) -> Path:
 def labels_without_image(images: Iterable[Path]) -> list[Path]:
     """The text files with boxes, where the labels of these images are, that are of no image at all."""
     labels = {_label_file(image) for image in images}
-    texts = {text for folder in {label.parent for label in labels} for text in folder.glob("*.txt")}
-    return [text for text in sorted(texts - labels) if not _has_image(text) and _boxes(text, (), 0, [])]
+    lost = []
+    for folder in sorted({label.parent for label in labels}):
+        stems = {each.stem for home in _image_homes(folder) for each in home.glob("*") if is_image(each)}
+        texts = sorted(set(folder.glob("*.txt")) - labels)
+        lost += [text for text in texts if text.stem not in stems and _boxes(text, (), 0, [])]
+    return lost
 
 
-def _has_image(label: Path) -> bool:
-    """Whether there is an image whose `_label_file` this is."""
-    places = [label]
-    parts = list(label.parts)
-    if "labels" in parts[:-1]:
+def _image_homes(labels: Path) -> list[Path]:
+    """The folders where the images of a folder of labels may be."""
+    parts = list(labels.parts)
+    if "labels" in parts:
         parts[len(parts) - 1 - parts[::-1].index("labels")] = "images"
-        places.append(Path(*parts))
-    return any(
-        is_image(each) for place in places for each in place.parent.glob(f"{glob.escape(place.stem)}.*")
-    )
+    return [labels, Path(*parts)]
 
 
 def _read(where: Path, root: Path, file: Path | None, paths: Sequence[Path]) -> Annotated:
@@ -179,11 +178,13 @@ def _read(where: Path, root: Path, file: Path | None, paths: Sequence[Path]) -> 
     keypoints = math.prod(shape) if isinstance(shape, list) else 0
     faults: list[str] = []
     marred: set[int] = set()
+    unread: list[Path] = []
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, (path, label, size) in enumerate(zip(paths, labels, read_sizes(paths), strict=True), 1):
         if isinstance(size, UserError):
             faults.append(str(size))
+            unread.append(path)
             continue
         height, width = size
         images.append({"id": number, "file_name": str(path.absolute()), "width": width, "height": height})
@@ -199,7 +200,7 @@ def _read(where: Path, root: Path, file: Path | None, paths: Sequence[Path]) -> 
     names = names or _numbered(annotations)
     categories = [{"id": number, "name": name} for number, name in enumerate(names)]
     lists = {"images": images, "annotations": annotations, "categories": categories}
-    return Annotated(where, lists, root, tuple(faults), frozenset(marred))
+    return Annotated(where, lists, root, tuple(faults), frozenset(marred), unread=tuple(unread))
 
 
 def _class_names(where: Path, content: dict[str, Any], root: Path) -> list[str]:
