@@ -29,13 +29,14 @@ def test_from_this_machine_to_a_picture(
     quick = ["--seconds", "0.5", "--detectors", "3", "--output", table]
     assert main(["profile", *like, *device, *quick]) == 0
 
-    slowest = max(ms for _, ms in Profile.read(table).detectors)
-    budget = ["--latency-table", table, "--max-latency-ms", str(slowest), "--candidates", "2000"]
+    allowed = 10 * max(ms for _, ms in Profile.read(table).detectors)  # so much that a busy machine keeps it
+    budget = ["--max-gflops", "0.02", "--max-layers", "25", "--candidates", "2000"]
+    budget += ["--latency-table", table, "--max-latency-ms", str(allowed)]
     assert main(["search", *like, *device, *budget, "--measured", "2", "--output", str(found)]) == 0
     result = json.loads((found / "search.json").read_text())
     assert result["tried"] == 2000
     assert all(each["measured_ms"] > 0 for each in result["found"])
-    assert result["found"][0]["latency_ms"] <= slowest
+    assert 0 < result["found"][0]["latency_ms"] <= allowed
 
     run, exported = tmp_path / "run", str(tmp_path / "found.onnx")
     spec = found / "found.yaml"
