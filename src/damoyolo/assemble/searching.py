@@ -85,11 +85,11 @@ def search_backbone(
     """
     if config.image_size and config.image_sizes:
         raise UserError("image_sizes: --image-size is given, too; leave one of them out")
-    goes_on = resume and (config.output / CONFIG_FILE).exists()
+    anew = resume and not (config.output / CONFIG_FILE).exists()
     if resume:
         config = _as_begun(config)
     check(config)
-    if resume and not goes_on:
+    if anew:
         say(f"nothing to go on from in {config.output}: the search begins")
     if config.cluster:
         check_cluster(config.cluster, config.workers)

@@ -7,6 +7,7 @@ long as PyTorch itself and which nothing here needs.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,15 +30,15 @@ def nms_by_class(
     boxes: Float[Tensor, "n 4"], scores: Float[Tensor, " n"], labels: Int64[Tensor, " n"], iou: float
 ) -> Int64[Tensor, " kept"]:
     """The same within each class; indices ascend."""
+    if len(boxes) == 0:
+        return labels
     if len(boxes) > AT_ONCE:
         classes = ((labels == label).nonzero()[:, 0] for label in labels.unique())
         kept = torch.cat([members[nms(boxes[members], scores[members], iou)] for members in classes])
-    elif len(boxes):
+    else:
         wide = torch.float32 if boxes.device.type == "mps" else torch.float64  # which Apple's GPUs lack
         apart = labels.to(wide) * (boxes.max() - boxes.min() + 1)  # so that no two classes overlap
         kept = nms(boxes.to(wide) + apart[:, None], scores.to(wide), iou)
-    else:
-        kept = labels
     return kept.sort().values
 
 
@@ -46,12 +47,11 @@ def _operator() -> Callable[[Tensor, Tensor, float], Tensor]:
     package = find_spec("torchvision")
     assert package is not None
     assert package.origin is not None
-    try:
+    with suppress(OSError):
         for library in sorted(Path(package.origin).parent.glob("_C*")):
             torch.ops.load_library(str(library))
-        operator: Callable[[Tensor, Tensor, float], Tensor] = torch.ops.torchvision.nms.default
-    except (OSError, AttributeError):  # its own way of loading, which knows of every system
-        import torchvision  # noqa: F401
+    if not hasattr(torch.ops.torchvision, "nms"):
+        import torchvision  # noqa: F401 (its own way of loading, which knows of every system)
 
-        operator = torch.ops.torchvision.nms.default
+    operator: Callable[[Tensor, Tensor, float], Tensor] = torch.ops.torchvision.nms.default
     return operator

@@ -205,7 +205,7 @@ def _predict_video(
         return 0
     except (KeyboardInterrupt, RunError) as error:
         ended = error
-        frames = recording.frames
+        frames = recording.count_frames()
     if not as_json:
         rate = frames / (time.perf_counter() - begin)
         kept = f"{place} and {lines}" if draw else lines

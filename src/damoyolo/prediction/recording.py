@@ -65,9 +65,8 @@ class Recording:
         with contextlib.suppress(FileNotFoundError):
             self._part.replace(self.video)
 
-    @property
-    def frames(self) -> int:
-        """How many lines there are; by the file, as a signal may come between a line and its count."""
+    def count_frames(self) -> int:
+        """How many lines there are, by the file: a signal may come between a line and its count."""
         if self._file is None:
             return 0
         with self.lines.open("rb") as file:

@@ -159,12 +159,12 @@ def labels_without_image(images: Iterable[Path]) -> list[Path]:
     return lost
 
 
-def _image_homes(labels: Path) -> list[Path]:
+def _image_homes(labels: Path) -> set[Path]:
     """The folders where the images of a folder of labels may be."""
     parts = list(labels.parts)
     if "labels" in parts:
         parts[len(parts) - 1 - parts[::-1].index("labels")] = "images"
-    return [labels, Path(*parts)]
+    return {labels, Path(*parts)}
 
 
 def _read(where: Path, root: Path, file: Path | None, paths: Sequence[Path]) -> Annotated:
