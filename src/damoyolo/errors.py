@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import itertools
+from collections.abc import Collection, Iterable
 
 
 class UserError(Exception):
@@ -20,6 +21,12 @@ class RunError(Exception):
 def counted(number: int, noun: str, plural: str = "") -> str:
     """`1 image`, `2 images`; `plural` where it is not the noun with an s."""
     return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def listing(names: Collection[object], shown: int = 6) -> str:
+    """`'a', 'b' and 3 more`: the first few, quoted where they are texts; `none` if there are none."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(map(repr, itertools.islice(names, shown))) + more or "none"
 
 
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:

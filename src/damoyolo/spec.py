@@ -257,12 +257,20 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date such as 2020-99-99, say
-        raise UserError(f"{path}: is not valid {name} ({' '.join(str(error).split())})") from error
+        raise UserError(f"{path}: is not valid {name} ({_where_in(error)}); correct it") from error
     if value is None:
-        raise UserError(f"{path}: is empty; write its fields into it")
+        raise UserError(f"{path}: is empty; write its fields into it, a line of `name: value` for each")
     if not isinstance(value, dict):
         raise UserError(f"{path}: holds a {type(value).__name__}, expected a mapping of fields")
     return value
+
+
+def _where_in(error: Exception) -> str:
+    """`line 2, column 4: expected ',' or ']'`: what a parser could not read, without the text around it."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    return " ".join(str(error).split())
 
 
 def parse(model: type[Model], value: Any, where: str) -> Model:
@@ -296,30 +304,32 @@ def explain_first(model: type[BaseModel], error: ValidationError) -> tuple[tuple
     if first["type"] == "missing":
         return place, first["msg"]
     reason = first["msg"].removeprefix("Value error, ").partition(", unable to parse")[0]
+    reason = reason.replace("Input should be", "must be", 1)
+    others = []
     if _is_alternative(model, place):
-        place = place[:-1]
-        others = [each["msg"] for each in mistakes[1:] if each["loc"][:-1] == place]
-        parts = [reason.partition(", ")[0], *(each.removeprefix("Input should be ") for each in others)]
-        reason = " or ".join(parts)
+        place, reason = place[:-1], reason.partition(", ")[0]
+        same = [each["msg"] for each in mistakes[1:] if each["loc"][:-1] == place]
+        others = [each.removeprefix("Input should be ") for each in same]
     elif first["type"] == "literal_error":
         choices = [each.strip("'") for each in re.split(", | or ", first["ctx"]["expected"])]
         return place, f"'{value}' is none of {', '.join(choices)}{nearest(value, choices)}"
     limits = first.get("ctx", {})
+    if bounds := _within_bounds(model, place, limits):
+        return place, " or ".join([f"is {value}; take {bounds}", *others])
     if multiple := limits.get("multiple_of"):
         return place, f"{reason} (got {value!r}); take {max(1, round(float(value) / multiple)) * multiple}"
-    remedy = _within_bounds(model, place, limits) or _as_by_default(model, place)
-    return place, f"{reason} (got {value!r}){remedy}"
+    return place, f"{' or '.join([reason, *others])} (got {value!r}){_as_by_default(model, place)}"
 
 
 def _within_bounds(model: type[BaseModel], place: tuple[int | str, ...], limits: Mapping[str, Any]) -> str:
-    """`; take 1 or more` for what is too small or too large."""
+    """`1 or more`, for what is too small or too large; otherwise empty."""
     for kind, limit in limits.items():
         if kind == "gt" and isinstance(limit, int):
-            return f"; take {limit + 1} or more"
+            return f"{limit + 1} or more"
         if kind in _BOUNDS:
             shown = f"{limit:g}" if isinstance(limit, float) else str(limit)
             usual = _default_at(model, place) if kind == "gt" else None
-            return f"; take {_BOUNDS[kind].format(shown)}" + (f", such as {usual:g}" if usual else "")
+            return _BOUNDS[kind].format(shown) + (f", such as {usual:g}" if usual else "")
     return ""
 
 

@@ -73,7 +73,7 @@ def test_a_machine_without_a_gpu_is_told(gpu: fake_gpu.Cuda) -> None:
 
 @pytest.mark.parametrize("name", ["tensorrt", "torch-cuda"])
 def test_a_gpu_has_one_precision(name: Any) -> None:
-    with pytest.raises(UserError, match=f"precision 'bf16': {name} is measured in fp"):
+    with pytest.raises(UserError, match=f"precision: 'bf16' does not suit: {name} is measured in fp"):
         open_device(name, precision="bf16")
 
 

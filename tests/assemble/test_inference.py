@@ -55,7 +55,7 @@ def test_a_device_is_chosen_or_refused() -> None:
     assert choose_device("cpu") == torch.device("cpu")
     assert choose_device("auto").type in ("cpu", "cuda", "mps")
     for name in ("gpu", "meta", ""):
-        with pytest.raises(UserError, match=f"device '{name}' cannot be used"):
+        with pytest.raises(UserError, match=f"device: '{name}' cannot be used"):
             choose_device(name)
 
 

@@ -97,7 +97,7 @@ def test_an_engine_times_an_exported_detector(name: DeviceName) -> None:
 @pytest.mark.parametrize(
     ("name", "precision", "message"),
     [
-        ("torch-cpu", "bf16", "precision 'bf16': torch-cpu is measured in fp32"),
+        ("torch-cpu", "bf16", "precision: 'bf16' does not suit: torch-cpu is measured in fp32"),
         ("tensorrt", None, "device tensorrt: "),
         ("torch-cuda", None, "device torch-cuda: PyTorch sees no CUDA device"),
     ],

@@ -313,7 +313,7 @@ def test_what_is_skipped_is_listed_and_what_is_not_stops_the_run_before_it_begin
     train(tiny(bad, tmp_path / "run", skip_bad=True))
     shown = capsys.readouterr().err
     assert "train.json: 9 images" in shown
-    assert "bad items 1\n" in shown
+    assert "bad images or annotations 1\n" in shown
     assert f"{bad}/images/gone.jpg: cannot be read" in shown
 
 

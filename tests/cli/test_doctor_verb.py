@@ -50,7 +50,7 @@ def test_json_is_all_that_is_printed_and_page_and_copy_are_written(
     assert main(["doctor", str(data), "--device", "cpu", *options]) == 1
     shown = capsys.readouterr()
     assert json.loads(shown.out)["is_sound"] is False
-    assert f"{tmp_path / 'fixed'}: train: left out: bad items 1" in shown.err
+    assert f"{tmp_path / 'fixed'}: train: left out: bad images or annotations 1" in shown.err
     assert "train_0001.jpg: is empty" in (tmp_path / "page.html").read_text()
     assert main(["doctor", str(tmp_path / "fixed"), "--device", "cpu"]) == 0
 
@@ -61,7 +61,7 @@ def test_json_is_all_that_is_printed_and_page_and_copy_are_written(
         (["nowhere"], "nowhere: does not exist"),
         (["DATA", "--no-pixels", "--fix", "OUT"], "--fix: needs to read the images"),
         (["DATA", "--image-size", "100"], "--image-size: 100 px is no multiple of 32"),
-        (["DATA", "--device", "gpu"], "device 'gpu' cannot be used"),
+        (["DATA", "--device", "gpu"], "--device: 'gpu' cannot be used"),
         (["DATA", "--fix", "DATA"], "is there already and not an empty folder"),
     ],
 )

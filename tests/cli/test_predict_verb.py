@@ -186,7 +186,7 @@ def test_images_and_videos_of_a_folder_are_predicted(
     *_, images, video = capsys.readouterr().out.splitlines()
     assert images == f"2 pictures, detections.json and detections.csv in {output}; 1 could not be read"
     assert video.startswith(f"{clip}: 6 frames, ")
-    assert video.endswith(f" in a second; {output}/clip.avi.mp4 and {output}/clip.avi.jsonl")
+    assert video.endswith(f" frames/s; {output}/clip.avi.mp4 and {output}/clip.avi.jsonl")
     records = lines_of((output / "clip.avi.jsonl").read_text())
     assert [record["frame"] for record in records] == list(range(6))
     assert {len(record["detections"]) for record in records} == {2}
@@ -305,6 +305,6 @@ def test_an_interrupted_video_plays_and_its_lines_are_whole(
     assert err == ""
     records = lines_of(lines.read_text())
     assert [record["frame"] for record in records] == list(range(len(records)))
-    assert f"{len(records)} frames" in out
+    assert f"{len(records)} of 6000 frames, stopped" in out
     assert abs(len(read_clip(tmp_path / "out" / "long.avi.mp4")) - len(records)) <= 1
     assert 0 < len(records) < 6000

@@ -71,7 +71,7 @@ def test_the_result_is_json_on_request(tmp_path: Path, capsys: pytest.CaptureFix
     [
         (["--space", "k1k"], "--space: 'k1k' is none of k1kx"),
         (["--max-gflop", "4"], "--max-gflop"),
-        (["--max-gflops", "-4"], "--max-gflops: Input should be greater than 0"),
+        (["--max-gflops", "-4"], "--max-gflops: is -4; take more than 0"),
         (["--max-gflops", "4"], "--max-gflops: 4 cannot be reached"),
         ([], "nothing limits the search"),
         (["--front", "watts"], "--front: "),

@@ -149,7 +149,7 @@ def test_a_bad_item_is_an_error_that_names_it_or_is_skipped_and_listed(tmp_path:
         read_coco(folder, "train")
     data = read_coco(folder, "train", skip_bad=True)
     assert len(data.report.skipped) == 1
-    assert "left out: bad items 1" in data.summary()
+    assert "left out: bad images or annotations 1" in data.summary()
     assert any(record.image_id == 9 and len(record.labels) >= 1 for record in data.records)
 
 
@@ -262,7 +262,9 @@ def test_a_wrong_yaml_file_is_explained(tmp_path: Path, text: str, sentence: str
 def test_a_place_without_data_is_explained(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere: does not exist"):
         read_coco(tmp_path / "nowhere", "train")
-    with pytest.raises(UserError, match=r"no annotations of split 'val'; expected one of val\.json"):
+    with pytest.raises(
+        UserError, match=r"no annotations of split 'val'; name a folder with one of val\.json"
+    ):
         read_coco(tmp_path, "val")
 
 

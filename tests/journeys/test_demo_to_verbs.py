@@ -69,5 +69,5 @@ def test_the_command_tells_a_wrong_number_before_it_draws(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["demo", "--output", str(tmp_path / "demo"), "--epochs", "0"]) == 2
-    assert "epochs: Input should be greater than 0" in capsys.readouterr().err
+    assert "epochs: is 0; take 1 or more" in capsys.readouterr().err
     assert not (tmp_path / "demo").exists()

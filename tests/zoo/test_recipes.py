@@ -104,12 +104,12 @@ def test_overlay_changes_neither_of_its_arguments() -> None:
         ),
         ("by_size: {Nss: {epochs: 3}}", "by_size: 'Nss' is no model size; did you mean 'Ns'?"),
         ("by_size: {xl: {epochs: 3}}", "by_size: 'xl' is no model size"),
-        ("by_size: {Ns: {epochs: 0}}", "by_size.Ns.epochs: Input should be greater than 0 (got '0')"),
-        ("optim: {lr: fast}", "optim.lr: Input should be a valid number"),
-        ("augment:", "augment: Input should be a valid dictionary"),
-        ("", "is empty; write its fields into it"),
+        ("by_size: {Ns: {epochs: 0}}", "by_size.Ns.epochs: is 0; take 1 or more"),
+        ("optim: {lr: fast}", "optim.lr: must be a valid number"),
+        ("augment:", "augment: must be a valid dictionary"),
+        ("", "is empty; write its fields into it, a line"),
         ("- epochs", "holds a list, expected a mapping of fields"),
-        ("epochs: [", "is not valid YAML"),
+        ("epochs: [", "is not valid YAML (line 1, column 10: "),
     ],
 )
 def test_a_slip_in_a_recipe_file_is_named_with_file_and_place(
@@ -124,7 +124,7 @@ def test_a_slip_in_a_recipe_file_is_named_with_file_and_place(
 
 
 def test_a_recipe_that_does_not_exist_is_answered_with_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"recipe 'quik' is unknown; did you mean 'quick'\?; known: coco, "):
+    with pytest.raises(UserError, match=r"recipe: 'quik' is unknown; did you mean 'quick'\?; known: coco, "):
         read_recipe("quik")
     with pytest.raises(UserError, match=r"absent\.yaml: cannot be read"):
         read_recipe("absent.yaml")

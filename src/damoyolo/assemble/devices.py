@@ -76,7 +76,9 @@ def open_device(name: DeviceName, threads: int | None = None, precision: Precisi
         name = _quickest()
     usual: Precision = "fp16" if name == "tensorrt" else "fp32"
     if precision not in (None, usual) and not (name == "openvino-cpu" and precision == "bf16"):
-        raise UserError(f"precision '{precision}': {name} is measured in {usual}; leave --precision out")
+        raise UserError(
+            f"precision: '{precision}' does not suit: {name} is measured in {usual}; leave it out"
+        )
     on_gpu = name in ("torch-cuda", "tensorrt")
     threads = None if on_gpu else threads or usable_cores()
     if name in ("torch-cpu", "torch-cuda"):

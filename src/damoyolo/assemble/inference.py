@@ -130,7 +130,7 @@ def open_model(
     if not _is_exported(weights):
         return prepare(load(weights), device=device, image_size=image_size)
     if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"device '{device}': an exported file runs on cpu or cuda")
+        raise UserError(f"device: '{device}' does not suit: an exported file runs on cpu or cuda")
     if lanes == 1 or not _runs_in_streams(weights, device):
         return open_runtime(weights, device="cuda" if device == "cuda" else "cpu", image_size=image_size)
     return open_runtime(weights, image_size=image_size, threads=usable_cores(), streams=lanes, batch_size=1)
@@ -225,6 +225,6 @@ def choose_device(name: str) -> torch.device:
             clause = "there is none of that name"
         reason = textwrap.shorten(clause, LONGEST_REASON, placeholder=" ...")
         raise UserError(
-            f"device '{name}' cannot be used ({reason}); take auto, or what is here: {', '.join(available)}"
+            f"device: '{name}' cannot be used ({reason}); take auto, or what is here: {', '.join(available)}"
         ) from error
     return device

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from damoyolo.config import TrainConfig
-from damoyolo.errors import UserError
+from damoyolo.errors import UserError, listing
 from damoyolo.nn.blocks import RepConv
 from damoyolo.nn.detector import Detector, build_detector
 from damoyolo.spec import ModelCard, ModelSpec, parse, read_image_size
@@ -55,7 +55,7 @@ def first_detector(config: TrainConfig, class_names: tuple[str, ...]) -> tuple[D
         return build_detector(card), f"{spec.name} with random weights"
     kept = [name for name in class_names if name in trained.card.class_names]
     new = [name for name in class_names if name not in trained.card.class_names]
-    origin = f"{spec.name} from {config.model}; classes kept: {_listing(kept)}; begun anew: {_listing(new)}"
+    origin = f"{spec.name} from {config.model}; classes kept: {listing(kept)}; begun anew: {listing(new)}"
     if card.resize != trained.card.resize:
         origin += f"; trained with resize '{trained.card.resize}', goes on with '{card.resize}'"
     return with_classes(trained, card), origin
@@ -75,8 +75,8 @@ def load_teacher(config: TrainConfig, student: ModelCard) -> tuple[Detector, str
     card = teacher.card
     if set(card.class_names) != set(student.class_names):
         raise UserError(
-            f"teacher: {config.teacher} knows the classes {_listing(card.class_names)} but the data has "
-            f"{_listing(student.class_names)}; take a teacher that was trained on these classes"
+            f"teacher: {config.teacher} knows the classes {listing(card.class_names)} but the data has "
+            f"{listing(student.class_names)}; take a teacher that was trained on these classes"
         )
     if card.resize != student.resize:
         raise UserError(
@@ -115,9 +115,3 @@ def _as_size(model: str | Path) -> str | None:
 def read_any_spec(model: str | Path) -> ModelSpec:
     """The spec of a size or in a file."""
     return ModelSpec.read(model) if Path(model).suffix.lower() in SPEC_SUFFIXES else read_spec(str(model))
-
-
-def _listing(names: list[str] | tuple[str, ...], shown: int = 6) -> str:
-    """Names for people, the first few of many."""
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more if names else "none"

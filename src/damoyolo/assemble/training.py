@@ -192,7 +192,7 @@ def _check_metric(name: str, validation: Dataset) -> None:
     """That the number which makes an evaluation the best can be measured."""
     known = (*NUMBERS, *(f"ap/{each}" for each in validation.class_names))
     if name not in known:
-        hint = nearest(name, known) or f"; known: {', '.join(NUMBERS)}, and ap/CLASS"
+        hint = nearest(name, known, cutoff=0.75) or f"; there are {', '.join(known)[:200]}"
         raise UserError(f"best_by: '{name}' is no number of an evaluation{hint}")
     if not name.startswith("ap/"):
         return

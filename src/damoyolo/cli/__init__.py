@@ -7,16 +7,27 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
+import itertools
 import os
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
-from cyclopts import App, CycloptsError, MissingArgumentError, UnusedCliTokensError
+from cyclopts import (
+    App,
+    CoercionError,
+    CycloptsError,
+    MissingArgumentError,
+    UnknownCommandError,
+    UnusedCliTokensError,
+    ValidationError,
+)
 from cyclopts.exceptions import ConsumeMultipleError, RepeatArgumentError
+from cyclopts.validators import Number
 
-from damoyolo.errors import RunError, UserError
+from damoyolo.errors import RunError, UserError, nearest
 
 VERBS = {
     "models": "List the model suite with its published facts.",
@@ -93,7 +104,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _explain(error: CycloptsError) -> str:
-    """The message; where pydantic found a setting wrong, the setting, the reason and the value."""
+    """What is wrong with the command as it was typed: the option, the value, and what to do."""
+    if isinstance(error, UnknownCommandError):
+        word = (error.unused_tokens or [""])[0]
+        hint = nearest(word, VERBS) or f"; there are {', '.join(VERBS)}"
+        return f"'{word}' is no command{hint}"
     if isinstance(error, UnusedCliTokensError):
         extra = " ".join((error.unused_tokens or [])[:3])
         return f"unexpected argument: {extra}; an option begins with --, and a pattern must be in quotes"
@@ -101,21 +116,44 @@ def _explain(error: CycloptsError) -> str:
         return f"{error.token.keyword}: is there more than once; give it once"
     name = error.argument.name if error.argument else ""
     if isinstance(error, MissingArgumentError) and not isinstance(error, ConsumeMultipleError):
+        if error.tokens_so_far:
+            return f"{name}: {' '.join(error.tokens_so_far)} is too little; give its values apart by spaces"
         if error.keyword:
             return f"{name}: has no value; give one, as {name}=VALUE if it begins with a hyphen"
         guess = str(error).partition("Did you mean ")[2]
         verb = " ".join(error.command_chain or ())
         remedy = f"did you mean {guess}" if guess else f"`damoyolo {verb} --help` tells of it"
         return f"{name}: is missing; {remedy}"
-    from pydantic import ValidationError
+    import pydantic
 
+    cause = error.__cause__
+    if isinstance(cause, pydantic.ValidationError):
+        return _explain_setting(cause)
+    if isinstance(error, ValidationError) and error.argument:
+        given, limits = error.argument.tokens[0].value, error.argument.parameter.validator
+        return f"{name}: is {given}; take {_within(limits)}"
+    if isinstance(error, CoercionError) and error.token:
+        value, choices = error.token.value, [each for each in get_args(error.target_type) if each]
+        if choices:
+            return f"{name}: '{value}' is none of {', '.join(choices)}{nearest(value, choices)}"
+        return f"{name}: '{value}' is no {'whole ' if error.target_type is int else ''}number; give one"
+    return str(error)
+
+
+def _within(validators: Sequence[object]) -> str:
+    """`0 to 65535`, `1 or more`, `more than 0`: the numbers that an option takes."""
+    limits = next(each for each in validators if isinstance(each, Number))
+    if limits.gte is not None and limits.lte is not None:
+        return f"{limits.gte} to {limits.lte}"
+    return f"{limits.gte} or more" if limits.gte is not None else f"more than {limits.gt}"
+
+
+def _explain_setting(cause: pydantic.ValidationError) -> str:
+    """Where pydantic found a setting wrong, the setting, the reason and the value."""
     from damoyolo import config
     from damoyolo.spec import explain_first
     from damoyolo.zoo.recipes import Settings
 
-    cause = error.__cause__
-    if not isinstance(cause, ValidationError):
-        return str(error)
     name = cause.title.removeprefix("nullable[").removesuffix("]")
     location, reason = explain_first(getattr(config, name, Settings), cause)
     option = ".".join(part for part in location if isinstance(part, str)).replace("_", "-")
@@ -126,7 +164,11 @@ def _explain(error: CycloptsError) -> str:
 
 
 def by_option(message: str, given: Sequence[str]) -> str:
-    """`--image-size: ...` for a message about the setting `image_size`, as it is written here."""
+    """The message by the option it is about: `image_size: ...`, or `'Nx' ...` that is an option's value."""
+    for before, word in itertools.pairwise(given):
+        option, _, value = word.rpartition("=")
+        if (option or before).startswith("--") and message.startswith(f"'{value}' "):
+            return f"{option or before}: {message}"
     setting, colon, rest = message.partition(": ")
     option = f"--{setting.replace('_', '-')}"
     values = [word.rpartition("=")[2] for word in given]

@@ -57,7 +57,8 @@ def predict(
         A model size (Ns Nm Nl T S M L), a weights file (.safetensors, .pth, hf://owner/name) or an
         exported one (.onnx, .xml).
     output
-        Folder for the pictures, detections.json and detections.csv; for videos, and a .jsonl beside each.
+        Folder for the pictures, detections.json and detections.csv; for videos, and a .jsonl beside each. What
+        an earlier call wrote there is replaced.
     score
         Lowest score shown, 0 to 1.
     iou
@@ -208,8 +209,10 @@ def _predict_video(
         frames = recording.count_frames()
     if not as_json:
         rate = frames / (time.perf_counter() - begin)
+        cut = isinstance(ended, KeyboardInterrupt) and reader.total
+        shown = f"{frames} of {reader.total} frames, stopped" if cut else counted(frames, "frame")
         kept = f"{place} and {lines}" if draw else lines
-        print(f"{reader.name}: {counted(frames, 'frame')}, {rate:.1f} in a second; {kept}")
+        print(f"{reader.name}: {shown}, {rate:.1f} frames/s; {kept}")
         for outline in watcher.outlines() if watcher else ():
             print(f"{'zone' if outline.closed else 'line'}: {outline.text}")
     if isinstance(ended, RunError) or (ended and not reader.live):

@@ -49,7 +49,7 @@ class Report:
         counts = (
             (self.crowd, "crowd boxes"),
             (self.degenerate, "empty boxes"),
-            (len(self.skipped), "bad items"),
+            (len(self.skipped), "bad images or annotations"),
         )
         parts = [f"{what} {count}" for count, what in counts if count]
         return f"left out: {', '.join(parts)}" if parts else "nothing left out"
@@ -125,7 +125,7 @@ def refusal(found: Sequence[str]) -> UserError:
     if not more:
         return UserError(f"{found[0]}, or leave bad items out with --skip-bad")
     items = counted(more, "more bad item")
-    error = UserError(f"{found[0]}, and see to {items}, or leave them all out with --skip-bad")
+    error = UserError(f"{found[0]}, and see to {items} (`damoyolo doctor` shows all), or leave them all out with --skip-bad")
     for sentence in found[:LISTED]:
         error.add_note(sentence)
     if len(found) > LISTED:

@@ -19,7 +19,7 @@ from rich.table import Table
 from damoyolo.data.dataset import Dataset
 from damoyolo.data.images import read_sized
 from damoyolo.detections import Detections
-from damoyolo.errors import UserError
+from damoyolo.errors import UserError, listing
 from damoyolo.evaluation.coco_files import (
     Annotation,
     GroundTruth,
@@ -212,7 +212,7 @@ def _as_columns(detections: Detections, image_id: int | str, ids: Mapping[str, i
     """Those detections of one image whose class has a category id."""
     if ids.keys().isdisjoint(detections.class_names):
         raise UserError(
-            f"the model knows {_listing(detections.class_names)} but the data has {_listing(ids)}; "
+            f"the model knows {listing(detections.class_names)} but the data has {listing(ids)}; "
             "classes are matched by name, so at least one must be the same"
         )
     keep = np.array([name in ids for name in detections.names], dtype=bool)
@@ -316,15 +316,9 @@ def _column(numbers: Iterable[int]) -> Int64[np.ndarray, " n"]:
 def _check_known(values: Iterable[int | str], known: Collection[int | str], where: str) -> None:
     if unknown := set(values).difference(known):
         raise UserError(
-            f"{where} {_listing(_numbered(unknown))} is not in the ground truth, "
-            f"which has {_listing(known)}; give detections and annotations of the same data"
+            f"{where} {listing(_numbered(unknown))} is not in the ground truth, "
+            f"which has {listing(known)}; give detections and annotations of the same data"
         )
-
-
-def _listing(values: Collection[int | str], shown: int = 5) -> str:
-    """The first few, quoted where they are texts."""
-    first = ", ".join(repr(value) for value in list(values)[:shown])
-    return f"{first}, ... ({len(values)} in all)" if len(values) > shown else first or "none"
 
 
 def _shown(value: float) -> str:

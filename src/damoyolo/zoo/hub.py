@@ -192,8 +192,9 @@ def _files_there(wanted: HubName) -> str:
 
 
 def _brief(error: BaseException) -> str:
-    """The first line of what a library says, without its last dot."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    """The first line of what a library says, without its last dot and a system's number."""
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return re.sub(r"^\[Errno -?\d+\] ", "", first)
 
 
 def _commit(path: Path, file: str) -> str | None:

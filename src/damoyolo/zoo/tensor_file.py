@@ -33,7 +33,7 @@ def kind_of(path: str | Path) -> Literal["safetensors", "torch"]:
         return "torch"
     if path.suffix == ".onnx":
         raise UserError(f"{path}: is an ONNX graph; give the weights it was made from (.safetensors or .pth)")
-    raise UserError(f"{path}: holds no weights (starts with {head!r}); give a .safetensors or a .pth file")
+    raise UserError(f"{path}: holds no weights; give a .safetensors or a .pth file")
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -82,16 +82,18 @@ def find_coco(source: Path, split: str | None) -> Place | None:
     return None
 
 
-def missing(source: Path, split: str) -> UserError:
-    """The error for a split that is nowhere."""
+def missing(source: Path, split: str, there: Sequence[str] = ()) -> UserError:
+    """The error for a split that is nowhere; `there` are those that the data have."""
+    if there:
+        return UserError(f"{source}: has no annotations of split '{split}'; take {' or '.join(there)}")
     if source.suffix in YAML_SUFFIXES:
         return UserError(
             f"{source}: names no split '{split}'; add '{split}:' with 'annotations' and 'images'"
         )
     expected = ", ".join(pattern.format(split=split) for pattern in ANNOTATIONS)
     return UserError(
-        f"{source}: has {_images_but(source)}no annotations of split '{split}'; expected "
-        f"one of {expected}; or labels/{split} and images (YOLO), or Annotations with .xml files (Pascal VOC)"
+        f"{source}: has {_images_but(source)}no annotations of split '{split}'; name a folder with "
+        f"one of {expected} (COCO), labels/{split} and images (YOLO), or .xml files (VOC)"
     )
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float32
 
 from damoyolo.data.dataset import Crowd, Dataset, Record, Report, find_faults, refusal
 from damoyolo.data.resize import clip
-from damoyolo.errors import UserError, nearest
+from damoyolo.errors import UserError, listing, nearest
 
 ABSENT = -1
 """Category id of a class that the annotations lack."""
@@ -208,10 +208,10 @@ def _classes(
         raise UserError(f"{path}: has no categories; add the classes to 'categories'")
     if class_names is None:
         class_names = tuple(sorted(ids, key=ids.__getitem__))
-    for name in ids:
-        if name not in class_names:
-            hint = nearest(name, class_names) or f"; its classes: {', '.join(class_names)[:200]}"
-            raise UserError(f"{path}: the model has no class for category '{name}'{hint}")
+    if unknown := [name for name in ids if name not in class_names]:
+        known = f"it knows {listing(class_names)}"
+        hint = nearest(unknown[0], class_names, cutoff=0.7) or "; take weights that were trained on them"
+        raise UserError(f"{path}: the model has no class for {listing(unknown)}, {known}{hint}")
     return class_names, tuple(ids.get(name, ABSENT) for name in class_names)
 
 

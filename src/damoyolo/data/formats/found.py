@@ -49,7 +49,7 @@ def read_entries(
         return _draw(check_entries(whole.read(), class_names), split, seed)
     place = find_place(source, split)
     if place is None:
-        raise missing(source, split)
+        raise missing(source, split, [each for each in SPLITS if _is_there(source, each)])
     return check_entries(place.read(), class_names)
 
 

@@ -46,7 +46,7 @@ def read_recipe(recipe: str, model: str | None = None) -> dict[str, Any]:
         path = Path(str(resources.files(__name__) / f"{recipe}.yaml"))
     else:
         hint = nearest(recipe, RECIPES)
-        raise UserError(f"recipe '{recipe}' is unknown{hint}; known: {', '.join(RECIPES)}, or a .yaml file")
+        raise UserError(f"recipe: '{recipe}' is unknown{hint}; known: {', '.join(RECIPES)}, or a .yaml file")
     settings = read_yaml(path)
     parse(_Recipe, settings, where=str(path))
     by_size = settings.pop("by_size", {})
