@@ -64,6 +64,6 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_wrong_setting_is_told_before_anything_is_drawn(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="epochs: Input should be greater than 0"):
+    with pytest.raises(UserError, match="epochs: is 0; take 1 or more"):
         demo(tmp_path / "demo", settings={"epochs": 0})
     assert not (tmp_path / "demo").exists()

@@ -61,7 +61,10 @@ def test_a_corrected_copy_is_sound_and_the_original_is_as_it_was(sick: Path, tmp
     before = digests(sick)
     told = fix_data(sick, tmp_path / "fixed")
     assert digests(sick) == before
-    assert "empty boxes 1, bad images or annotations 1; repeated boxes 1; images that another split has 1" in told["train"]
+    assert (
+        "empty boxes 1, bad images or annotations 1; repeated boxes 1; images that another split has 1"
+        in told["train"]
+    )
     assert doctor(tmp_path / "fixed", device="cpu").is_sound
     names = {record.path.name for record in read_dataset(tmp_path / "fixed", "train").records}
     assert names == {f"train_{number:04d}.jpg" for number in (0, 3, 4, 5, 6, 7)}

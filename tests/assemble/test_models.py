@@ -32,10 +32,10 @@ def config(**changes: object) -> TrainConfig:
 
 def test_a_run_says_which_classes_keep_their_weights(weights: Path) -> None:
     _, origin = first_detector(config(model=str(weights)), ("dog", "fox", "elk"))
-    assert origin == f"tiny from {weights}; classes kept: dog; begun anew: fox, elk"
+    assert origin == f"tiny from {weights}; classes kept: 'dog'; begun anew: 'fox', 'elk'"
     _, origin = first_detector(config(model=str(weights)), tuple(f"breed {i}" for i in range(8)))
     assert origin.endswith(
-        "classes kept: none; begun anew: breed 0, breed 1, breed 2, breed 3, breed 4, breed 5 and 2 more"
+        "classes kept: none; begun anew: 'breed 0', 'breed 1', 'breed 2', 'breed 3', 'breed 4', 'breed 5' and 2 more"
     )
     _, origin = first_detector(config(model="Ns"), PETS)
     assert origin == "Ns with random weights"
@@ -67,7 +67,7 @@ def test_a_teacher_may_be_of_ours_fused_or_not_or_of_the_reference(weights: Path
 def test_a_teacher_of_other_classes_or_another_resize_is_refused(weights: Path) -> None:
     student, _ = first_detector(config(), ("dog", "fox"))
     with pytest.raises(
-        UserError, match=r"teacher: .*pets.* knows the classes cat, dog but the data has dog, fox"
+        UserError, match=r"teacher: .*pets.* knows the classes 'cat', 'dog' but the data has 'dog', 'fox'"
     ):
         load_teacher(config(teacher=str(weights)), student.card)
     student, _ = first_detector(config(resize="letterbox"), PETS)

@@ -297,7 +297,7 @@ def test_data_of_other_classes_are_refused(data: Path, tmp_path: Path) -> None:
     content = json.loads((data / "train.json").read_text())
     content["categories"][0]["name"] = "dusty"
     (tmp_path / "train.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match="no class for category 'dusty'"):
+    with pytest.raises(UserError, match="no class for 'dusty'"):
         Photographs(Int8(tmp_path), CLASS_NAMES)
 
 

@@ -64,7 +64,7 @@ def test_mistakes_are_told_before_anything_is_served(
 
     missing = tmp_path / "missing.safetensors"
     assert error("--weights", str(missing)).startswith(f"{missing}: ")
-    assert error("--weights", "Xl").startswith("'Xl' is neither a model size nor a weights file")
+    assert error("--weights", "Xl").startswith("--weights: 'Xl' is neither a model size nor a weights file")
     assert error("--weights", weights, "--host", "0.0.0.0").startswith("--host: 0.0.0.0 can be reached")
     assert error("--weights", weights, "--token", "short").startswith("--token: has 5 letters")
     assert "--port" in error("--weights", weights, "--port", "70000")

@@ -27,7 +27,7 @@ def test_there_and_back_again(data: Path, tmp_path: Path, capsys: pytest.Capture
     ("arguments", "message"),
     [
         (["DATA", "OUT"], "--to: is missing; `damoyolo convert-data --help` tells of it"),
-        (["DATA", "OUT", "--to", "voc"], "Invalid value"),
+        (["DATA", "OUT", "--to", "voc"], "--to: 'voc' is none of coco, yolo"),
         (["nowhere", "OUT", "--to", "coco"], "nowhere: does not exist"),
         (["DATA", "DATA", "--to", "coco"], "is there already and not an empty folder"),
     ],

@@ -75,7 +75,7 @@ def test_results_of_any_detector_are_compared_with_annotations(
         (["DATA", "--weights", "WEIGHTS", "--class-agnostic"], "give either DATA and --weights, or"),
         (["DATA", "--weights", "Sx"], "'Sx' is neither a model size nor a weights file; did you mean"),
         (["DATA", "--weights", "absent.pth"], "absent.pth: cannot be read"),
-        (["DATA", "--weights", "WEIGHTS", "--split", "vla"], "no annotations of split 'vla'; take train"),
+        (["DATA", "--weights", "WEIGHTS", "--split", "vla"], "no annotations of split 'vla'; take val"),
         (
             ["DATA", "--weights", "WEIGHTS", "--image-size", "100"],
             "--image-size: 100 px is no multiple of 32",

@@ -78,7 +78,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         (["predict", "x.jpg", "--weight", "S"], "is missing; did you mean --weights instead of --weight?"),
         (["predict", "x.jpg", "--weights", "S", "--score", "1.5"], "error: --score: is 1.5; take 0 to 1"),
         (["predict", "x.jpg", "--weights", "S", "--iou", "2"], "error: --iou: is 2; take 0 to 1"),
-        (["predict", "x.jpg", "--weights", "S", "--nms-iou", "2"], "error: --nms-iou: is 2; take 0 to 1"),
+        (["predict", "x.jpg", "--weights", "S", "--nms-iou", "2"], "error: --iou: is 2; take 0 to 1"),
         (
             ["predict", "x.jpg", "--weights", "S", "--score", "high"],
             "error: --score: 'high' is no number; give one",

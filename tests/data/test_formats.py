@@ -71,7 +71,9 @@ def test_a_class_that_the_file_lacks_has_no_id_that_annotations_could_use(tmp_pa
 
 
 def test_a_category_that_the_model_lacks_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no class for category 'cat'; did you mean 'cats'"):
+    with pytest.raises(
+        UserError, match="no class for 'cat', it knows 'cats', 'dog', 'eel'; did you mean 'cats'"
+    ):
         read_coco(write(tmp_path, content()), "train", class_names=("cats", "dog", "eel"))
 
 

@@ -113,7 +113,7 @@ def test_labels_follow_the_names_of_a_model_in_every_format(tmp_path: Path) -> N
     data = read_dataset(tmp_path, "val", class_names=("bird", "cat", "dog"))
     assert data.records[0].labels.tolist() == [2]
     assert data.category_ids == (-1, 1, 0)
-    with pytest.raises(UserError, match="no class for category 'dog'"):
+    with pytest.raises(UserError, match="no class for 'dog', it knows 'bird', 'cat'; take weights"):
         read_entries(tmp_path, "val", ("bird", "cat"))
 
 

@@ -173,7 +173,7 @@ def test_texts_may_be_ids() -> None:
         ({"score": float("nan")}, r"^detections: 0\.score: .*finite"),
         ({"score": None}, r"^detections: 0\.score: .*number"),
         ({"bbox": [1, 2, 3]}, r"^detections: 0\.bbox\.3: Field required"),
-        ({"bbox": [1, 2, -3, 4]}, r"^detections: 0\.bbox\.2: .*greater than or equal to 0"),
+        ({"bbox": [1, 2, -3, 4]}, r"^detections: 0\.bbox\.2: is -3; take 0 or more"),
         ({"bbox": [1, float("inf"), 3, 4]}, r"^detections: 0\.bbox\.1: .*finite"),
         ({"image_id": 99}, r"^detections: image_id 99 is not in the ground truth, which has 3, 7"),
         ({"category_id": 0}, r"^detections: category_id 0 is not in the ground truth, which has 10, 20"),

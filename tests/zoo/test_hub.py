@@ -258,7 +258,7 @@ def test_a_run_begins_from_the_hub_and_has_its_teacher_there(shelf: FakeHub, tmp
     config = resolve(None, settings)
     assert config.optim == resolve("finetune", settings).optim
     detector, origin = first_detector(config, ("cat", "dog"))
-    assert origin.startswith("Ns from hf://me/cells; classes kept: cat; begun anew: dog")
+    assert origin.startswith("Ns from hf://me/cells; classes kept: 'cat'; begun anew: 'dog'")
     assert detector.card.lineage["teacher"] == where
     assert detector.card.lineage["from"]["origin"].startswith(f"{where}@")
     found = load_teacher(config, detector.card.model_copy(update={"class_names": ("a<b|c", "cat")}))
