@@ -35,7 +35,8 @@ def test_a_run_says_which_classes_keep_their_weights(weights: Path) -> None:
     assert origin == f"tiny from {weights}; classes kept: 'dog'; begun anew: 'fox', 'elk'"
     _, origin = first_detector(config(model=str(weights)), tuple(f"breed {i}" for i in range(8)))
     assert origin.endswith(
-        "classes kept: none; begun anew: 'breed 0', 'breed 1', 'breed 2', 'breed 3', 'breed 4', 'breed 5' and 2 more"
+        "classes kept: none; begun anew: "
+        "'breed 0', 'breed 1', 'breed 2', 'breed 3', 'breed 4', 'breed 5' and 2 more"
     )
     _, origin = first_detector(config(model="Ns"), PETS)
     assert origin == "Ns with random weights"

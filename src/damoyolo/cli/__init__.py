@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from cyclopts import (
     App,
@@ -28,6 +28,9 @@ from cyclopts.exceptions import ConsumeMultipleError, RepeatArgumentError
 from cyclopts.validators import Number
 
 from damoyolo.errors import RunError, UserError, nearest
+
+if TYPE_CHECKING:
+    import pydantic
 
 VERBS = {
     "models": "List the model suite with its published facts.",
@@ -140,7 +143,7 @@ def _explain(error: CycloptsError) -> str:
     return str(error)
 
 
-def _within(validators: Sequence[object]) -> str:
+def _within(validators: Any) -> str:
     """`0 to 65535`, `1 or more`, `more than 0`: the numbers that an option takes."""
     limits = next(each for each in validators if isinstance(each, Number))
     if limits.gte is not None and limits.lte is not None:

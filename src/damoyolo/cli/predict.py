@@ -57,8 +57,8 @@ def predict(
         A model size (Ns Nm Nl T S M L), a weights file (.safetensors, .pth, hf://owner/name) or an
         exported one (.onnx, .xml).
     output
-        Folder for the pictures, detections.json and detections.csv; for videos, and a .jsonl beside each. What
-        an earlier call wrote there is replaced.
+        Folder for the pictures, detections.json and detections.csv; for videos, and a .jsonl beside each.
+        What an earlier call wrote there is replaced.
     score
         Lowest score shown, 0 to 1.
     iou

@@ -124,8 +124,8 @@ def refusal(found: Sequence[str]) -> UserError:
     more = len(found) - 1
     if not more:
         return UserError(f"{found[0]}, or leave bad items out with --skip-bad")
-    items = counted(more, "more bad item")
-    error = UserError(f"{found[0]}, and see to {items} (`damoyolo doctor` shows all), or leave them all out with --skip-bad")
+    items = f"{counted(more, 'more bad item')} (`damoyolo doctor` shows all)"
+    error = UserError(f"{found[0]}, and see to {items}, or leave them all out with --skip-bad")
     for sentence in found[:LISTED]:
         error.add_note(sentence)
     if len(found) > LISTED:
