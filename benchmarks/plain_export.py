@@ -14,7 +14,7 @@ from torch import nn
 from damoyolo.assemble import build
 from damoyolo.export.bench import Timing, in_turns, time_block
 from damoyolo.nn.blocks import SPP
-from damoyolo.nn.detector import fuse
+from damoyolo.nn.detector import as_if_trained, fuse
 
 ENGINES = {
     "onnxruntime": "ONNX Runtime",
@@ -58,16 +58,9 @@ def unchain_pools(module):
 
 
 def trained_like(size):
-    """A detector whose batch norms have statistics like a trained one's; the rest is as initialised."""
+    """A detector with random weights whose batch norms are as if trained."""
     torch.manual_seed(0)
-    detector = build(size)
-    for module in detector.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.7, 1.3)
-            nn.init.normal_(module.bias, 0.0, 0.2)
-            nn.init.normal_(module.running_mean, 0.0, 0.3)
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
-    return detector.eval()
+    return as_if_trained(build(size))
 
 
 def export_plainly(module, image_size, path):

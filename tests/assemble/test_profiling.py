@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
+from onnx.numpy_helper import to_array
 
 from damoyolo.assemble import profiling
 from damoyolo.assemble.devices import Device, TorchDevice, open_device
 from damoyolo.assemble.profiling import measure_detectors, profile_device, profile_path, random_genomes
 from damoyolo.config import DeviceName, ProfileConfig
 from damoyolo.errors import UserError
+from damoyolo.export.card import ExportCard
+from damoyolo.export.onnx import to_onnx
+from damoyolo.nn.detector import Detector
 from damoyolo.search.cost import CostModel
 from damoyolo.search.mutate import Mutator
 from damoyolo.search.ops import Op
@@ -48,6 +53,24 @@ def test_a_profile_says_what_was_measured_and_foretells_whole_detectors(tmp_path
     spec = like.model_copy(update={"structure": SPACES["k1kx"].frame.structure(genome)})
     (measured,) = measure_detectors(device, [spec], 3, 96)
     assert price(genome).latency_ms == pytest.approx(measured, rel=0.05)
+
+
+def test_a_detector_is_timed_as_if_trained_every_convolution_with_a_bias() -> None:
+    class Exporting(FakeDevice):
+        def opened(self, detector: Detector) -> Callable[[int], list[float]]:
+            card = ExportCard(class_names=detector.card.class_names, image_size=(64, 64))
+            self.graph = to_onnx(detector, card).graph
+            return super().opened(detector)
+
+    device = Exporting()
+    measure_detectors(device, [read_spec("Ns")], 3, 64, calls=1)
+    biases = {each.name: to_array(each) for each in device.graph.initializer}
+    convs = {node.name: node.input[2:] for node in device.graph.node if node.op_type == "Conv"}
+    biased = [names for names in convs.values() if names]
+    assert len(biased) > 80
+    assert all(biases[name].any() for (name,) in biased)
+    # rewriting splits these off a convolution and adds them before its bias
+    assert all(".coarse/" in name for name, names in convs.items() if not names)
 
 
 def test_random_detectors_differ_widely_and_are_the_same_for_a_seed() -> None:

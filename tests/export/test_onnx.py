@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 
+from damoyolo.assemble import build
 from damoyolo.boxes.select import select
 from damoyolo.export import onnx as export_onnx
 from damoyolo.export.card import METADATA_KEY, ExportCard
@@ -61,6 +62,15 @@ def test_nodes_are_named_by_their_modules_and_nothing_tells_of_the_machine(raw: 
     assert len(set(names)) == len(names)
     assert b".py" not in raw.SerializeToString()
     assert raw.opset_import[0].version >= 17
+
+
+def test_no_convolutions_share_a_bias_though_an_untrained_network_has_equal_ones() -> None:
+    untrained = build("Ns", 3)
+    model = export_onnx.to_onnx(untrained, card(spec=untrained.card.spec))
+    biases = [node.input[2] for node in model.graph.node if node.op_type == "Conv" and len(node.input) > 2]
+    assert len(set(biases)) == len(biases) > 20
+    values = {each.name: onnx.numpy_helper.to_array(each).tobytes() for each in model.graph.initializer}
+    assert len({values[bias] for bias in biases}) < len(biases)
 
 
 def test_the_metadata_hold_the_whole_card_and_the_names_for_other_tools(raw: onnx.ModelProto) -> None:
