@@ -503,6 +503,8 @@ def test_the_best_is_by_the_number_that_was_asked_for(data: Path, tmp_path: Path
         UserError, match="best_by: 'ap/circel' is no number of an evaluation; did you mean 'ap/circle'"
     ):
         train(tiny(data, tmp_path / "run", best_by="ap/circel"), quiet=True)
+    with pytest.raises(UserError, match="best_by: 'ap/person' is no number of an evaluation; there are ap, "):
+        train(tiny(data, tmp_path / "run", best_by="ap/person"), quiet=True)
     result = train(tiny(data, tmp_path / "run", best_by="ap/circle"), quiet=True)
     assert torch.load(result.folder / "state.pt", weights_only=True)["best"][0] == max(
         record["ap/circle"] for record in metrics(result.folder)

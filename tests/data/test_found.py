@@ -57,7 +57,9 @@ def test_annotations_without_a_split_are_divided(shapes: Path, tmp_path: Path, f
     shutil.copytree(shapes / "images", tmp_path / "images")
     assert splits_in(tmp_path) == ("train", "val")
     assert names(tmp_path, "val") == names(shapes, "val")
-    with pytest.raises(UserError, match="no annotations of split 'test'"):
+    with pytest.raises(
+        UserError, match="no annotations of split 'test'; take train or val, or name a folder"
+    ):
         read_dataset(tmp_path, "test")
 
 
@@ -121,3 +123,15 @@ def test_images_without_labels_are_said_to_have_none(tmp_path: Path) -> None:
     assert cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(UserError, match="has 1 image but no annotations of split 'train'"):
         splits_in(tmp_path)
+
+
+def test_for_data_with_test_images_only_it_is_said_how_to_add_others(shapes: Path, tmp_path: Path) -> None:
+    shutil.copy(shapes / "train.json", tmp_path / "test.json")
+    shutil.copytree(shapes / "images", tmp_path / "images")
+    assert splits_in(tmp_path) == ("test",)
+    with pytest.raises(
+        UserError, match=r"of split 'train'; take test, or name a folder with one of train\.json"
+    ):
+        read_dataset(tmp_path, "train")
+    with pytest.raises(UserError, match=r"of split 'trian'; take test$"):
+        read_dataset(tmp_path, "trian")

@@ -118,7 +118,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     ("content", "message"),
     [
         (b"", "is empty"),
-        (b"<html>404</html>", "holds no weights"),
+        (b"<html>404</html>", "holds no weights; give a .safetensors"),
         (b'{"a": [1, 2]}', "holds no weights"),
         (b"\x40\x00\x00\x00\x00\x00\x00\x00{", "is truncated or damaged"),
         (b"PK\x03\x04 but no archive", "is truncated, damaged or no PyTorch checkpoint"),

@@ -10,7 +10,7 @@ from typing import Any
 
 from damoyolo.data.dataset import Dataset
 from damoyolo.data.formats.entries import Annotated, check_entries
-from damoyolo.data.formats.place import YAML_SUFFIXES, Place, check_source, other_names
+from damoyolo.data.formats.place import SPLITS, YAML_SUFFIXES, Place, check_source, other_names
 from damoyolo.data.image_files import images_in
 from damoyolo.errors import UserError, counted, nearest
 from damoyolo.spec import Frozen, parse, read_yaml
@@ -84,15 +84,17 @@ def find_coco(source: Path, split: str | None) -> Place | None:
 
 def missing(source: Path, split: str, there: Sequence[str] = ()) -> UserError:
     """The error for a split that is nowhere; `there` are those that the data have."""
-    if there:
-        return UserError(f"{source}: has no annotations of split '{split}'; take {' or '.join(there)}")
+    instead = f"take {' or '.join(there)}" if there else ""
+    if instead and split not in SPLITS:
+        return UserError(f"{source}: has no annotations of split '{split}'; {instead}")
+    instead += ", or " if instead else ""
     if source.suffix in YAML_SUFFIXES:
         return UserError(
-            f"{source}: names no split '{split}'; add '{split}:' with 'annotations' and 'images'"
+            f"{source}: names no split '{split}'; {instead}add '{split}:' with 'annotations' and 'images'"
         )
     expected = ", ".join(pattern.format(split=split) for pattern in ANNOTATIONS)
     return UserError(
-        f"{source}: has {_images_but(source)}no annotations of split '{split}'; name a folder with "
+        f"{source}: has {_images_but(source)}no annotations of split '{split}'; {instead}name a folder with "
         f"one of {expected} (COCO), labels/{split} and images (YOLO), or .xml files (VOC)"
     )
 

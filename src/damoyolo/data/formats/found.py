@@ -49,7 +49,7 @@ def read_entries(
         return _draw(check_entries(whole.read(), class_names), split, seed)
     place = find_place(source, split)
     if place is None:
-        raise missing(source, split, [each for each in SPLITS if _is_there(source, each)])
+        raise missing(source, split, _readable(source))
     return check_entries(place.read(), class_names)
 
 
@@ -60,8 +60,7 @@ def splits_in(source: Path) -> tuple[str, ...]:
     see `overlooked`.
     """
     check_source(source)
-    drawn = DRAWN if _undivided(source) else ()
-    found = tuple(split for split in SPLITS if split in drawn or _is_there(source, split))
+    found = _readable(source)
     if not found:
         raise missing(source, "train")
     return found
@@ -77,6 +76,11 @@ def overlooked(source: Path) -> list[str]:
     except UserError as error:
         found.append(str(error))
     return found
+
+
+def _readable(source: Path) -> tuple[str, ...]:
+    drawn = DRAWN if _undivided(source) else ()
+    return tuple(split for split in SPLITS if split in drawn or _is_there(source, split))
 
 
 def _is_there(source: Path, split: str) -> bool:
