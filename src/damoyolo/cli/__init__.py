@@ -136,10 +136,11 @@ def _explain(error: CycloptsError) -> str:
         given, limits = error.argument.tokens[0].value, error.argument.parameter.validator
         return f"{name}: is {given}; take {_within(limits)}"
     if isinstance(error, CoercionError) and error.token:
-        value, choices = error.token.value, [each for each in get_args(error.target_type) if each]
+        value, kinds = error.token.value, get_args(error.target_type) or [error.target_type]
+        choices = [each for each in kinds if isinstance(each, str)]
         if choices:
             return f"{name}: '{value}' is none of {', '.join(choices)}{nearest(value, choices)}"
-        return f"{name}: '{value}' is no {'whole ' if error.target_type is int else ''}number; give one"
+        return f"{name}: '{value}' is no {'whole ' if int in kinds else ''}number; give one"
     return str(error)
 
 

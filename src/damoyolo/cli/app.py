@@ -9,7 +9,8 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-Count = Annotated[int, Parameter(validator=Number(gte=1))]
+from damoyolo.cli.ranges import Count, Port
+
 Amount = Annotated[float, Parameter(validator=Number(gt=0, lt=math.inf))]
 
 
@@ -17,7 +18,7 @@ def app(
     *,
     weights: str,
     host: str = "127.0.0.1",
-    port: Annotated[int, Parameter(validator=Number(gte=0, lte=65535))] = 8000,
+    port: Port = 8000,
     token: Annotated[str | None, Parameter(env_var="DAMOYOLO_TOKEN")] = None,
     image_size: str | None = None,
     device: str = "auto",

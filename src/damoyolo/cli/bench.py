@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
 
+from damoyolo.cli.ranges import Count
 from damoyolo.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from damoyolo.export.bench import Result, Subject, Timing
 
-Count = Annotated[int, Parameter(validator=Number(gte=1))]
 WEIGHTS = (".safetensors", ".pth")
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
+
+from damoyolo.cli.ranges import Seed
 
 
 def convert_data(
@@ -16,7 +17,7 @@ def convert_data(
     /,
     *,
     to: Literal["coco", "yolo"],
-    seed: Annotated[int, Parameter(validator=Number(gte=0))] = 0,
+    seed: Seed = 0,
     skip_bad: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Write a data set in another format, with copies of its images.

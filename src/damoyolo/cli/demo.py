@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from damoyolo.cli.ranges import Count, Seed
 
-def demo(*, output: Path = Path("runs/demo"), seed: int = 0, epochs: int | None = None) -> None:
+
+def demo(*, output: Path = Path("runs/demo"), seed: Seed = 0, epochs: Count | None = None) -> None:
     """Train, evaluate and detect on a small data set drawn on the spot; about three minutes on two cores.
 
     Parameters

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
 
+from damoyolo.cli.ranges import Seed
 from damoyolo.errors import UserError, counted
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def doctor(
     pixels: Annotated[bool, Parameter(negative="--no-pixels")] = True,
     fix: Path | None = None,
     html: Path | None = None,
-    seed: Annotated[int, Parameter(validator=Number(gte=0))] = 0,
+    seed: Seed = 0,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Look a data set over before a training; the exit code is 1 if there are errors in it.

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
 
+from damoyolo.cli.ranges import Count
 from damoyolo.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def evaluate(
     weights: str | None = None,
     split: str = "val",
     image_size: str | None = None,
-    batch_size: Annotated[int, Parameter(validator=Number(gte=1))] = 8,
+    batch_size: Count = 8,
     device: str = "auto",
     skip_bad: Flag = False,
     annotations: Path | None = None,

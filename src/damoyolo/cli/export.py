@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
 
-Share = Annotated[float, Parameter(validator=Number(gte=0, lte=1))]
-Count = Annotated[int, Parameter(validator=Number(gte=1))]
+from damoyolo.cli.ranges import Count, Share
 
 
 def export(

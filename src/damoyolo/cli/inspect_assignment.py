@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from cyclopts import Parameter
-from cyclopts.validators import Number
+from damoyolo.cli.ranges import Count
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,7 +20,7 @@ def inspect_assignment(
     *,
     weights: str,
     split: str = "train",
-    images: Annotated[int, Parameter(validator=Number(gte=1))] = 8,
+    images: Count = 8,
     output: Path = Path("runs/assignment"),
     image_size: str | None = None,
     device: str = "auto",

@@ -13,16 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
+
+from damoyolo.cli.ranges import Count, Share
 
 if TYPE_CHECKING:
     from rich.progress import Task
 
     from damoyolo.detections import Detections
     from damoyolo.prediction import Finder, Watcher
-
-Share = Annotated[float, Parameter(validator=Number(gte=0, lte=1))]
-Count = Annotated[int, Parameter(validator=Number(gte=1))]
 
 
 def predict(

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-from cyclopts.validators import Number
+from damoyolo.cli.ranges import Count
 
 
 def report(
     folder: Path,
     /,
     *,
-    batch_size: Annotated[int, Parameter(validator=Number(gte=1))] = 8,
+    batch_size: Count = 8,
     device: str = "auto",
 ) -> None:
     """Write report.html into FOLDER, the output of a training run.
